@@ -1,0 +1,274 @@
+//! What happened and how things stand, as plain data: the engine and the control plane fill it in, the store keeps it,
+//! admin and command line print it. Nothing here decides anything.
+
+use super::bucket::Weight;
+use crate::clock::Wall;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The window that reports cover unless another is asked for.
+pub const REPORT_WINDOW: Duration = Duration::from_secs(60);
+
+/// A rollout's state in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not started.
+    Pending,
+    /// The split flows.
+    Running,
+    /// Held at weight 0 until an operator says how to go on.
+    Paused,
+    /// Rolled back until revived.
+    RolledBack,
+}
+
+impl State {
+    /// All states, in the order of a life.
+    pub const ALL: [State; 4] = [State::Pending, State::Running, State::Paused, State::RolledBack];
+
+    /// The word of the contract.
+    pub const fn word(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::RolledBack => "rolled_back",
+        }
+    }
+}
+
+/// How one rollout stands.
+#[derive(Clone, Debug)]
+pub struct RolloutReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it is in its life.
+    pub state: State,
+    /// Why it is killed, or else why it is in that state; none where there is nothing to say.
+    pub state_reason: Option<String>,
+    /// The weight in force, kill and breaker aside.
+    pub weight: Weight,
+    /// The weight of the file.
+    pub file_weight: Weight,
+    /// Whether everything goes to stable by a kill.
+    pub killed: bool,
+    /// Whether that kill comes from file or environment (then `revive` is refused).
+    pub killed_by_config: bool,
+    /// Both arms over the window asked for, by arm index; forced requests are not among them.
+    pub arms: [ArmReport; 2],
+    /// Its cohorts.
+    pub cohorts: Vec<CohortReport>,
+    /// The generation of the snapshot that carries this state.
+    pub generation: u64,
+}
+
+/// One arm over a window.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ArmReport {
+    /// Requests ended.
+    pub requests: u64,
+    /// Of those, failures of the arm.
+    pub errors: u64,
+    /// Requests per second.
+    pub rps: f64,
+    /// Quantiles of the time to the first byte, in milliseconds; none without requests.
+    pub p50_ms: Option<f64>,
+    /// See `p50_ms`.
+    pub p75_ms: Option<f64>,
+    /// See `p50_ms`.
+    pub p90_ms: Option<f64>,
+    /// See `p50_ms`.
+    pub p95_ms: Option<f64>,
+    /// See `p50_ms`.
+    pub p99_ms: Option<f64>,
+    /// See `p50_ms`.
+    pub p999_ms: Option<f64>,
+    /// Requests under way now.
+    pub in_flight: u64,
+}
+
+impl ArmReport {
+    /// Failures per request; none without requests.
+    pub fn error_rate(&self) -> Option<f64> {
+        (self.requests > 0).then(|| self.errors as f64 / self.requests as f64)
+    }
+}
+
+/// One cohort.
+#[derive(Clone, Debug)]
+pub struct CohortReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its switch in the file.
+    pub enabled: bool,
+    /// Whether its run-time switch is off.
+    pub killed: bool,
+    /// Whether its members are kept off the canary.
+    pub exclude: bool,
+    /// Members by list, file and API.
+    pub units: usize,
+}
+
+/// Who asks for a change and why, for the audit trail.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Who; `operator` if nobody says.
+    pub actor: String,
+    /// Why, may be empty.
+    pub reason: String,
+}
+
+/// What sort of thing an entry of the audit trail tells; the words of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The weight in force changed.
+    Weight,
+    /// Everything goes to stable by a kill.
+    Kill,
+    /// A kill or a hold was undone.
+    Revive,
+    /// A cohort was switched, or its members changed.
+    Cohort,
+    /// The rollout stopped serving without a kill.
+    Pause,
+    /// It serves again.
+    Resume,
+    /// A config was read and applied.
+    Reload,
+    /// A config was read and refused.
+    ReloadFailed,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 8] = [
+        Kind::Weight,
+        Kind::Kill,
+        Kind::Revive,
+        Kind::Cohort,
+        Kind::Pause,
+        Kind::Resume,
+        Kind::Reload,
+        Kind::ReloadFailed,
+    ];
+
+    /// The word of the contract.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Kind::Weight => "weight",
+            Kind::Kill => "kill",
+            Kind::Revive => "revive",
+            Kind::Cohort => "cohort",
+            Kind::Pause => "pause",
+            Kind::Resume => "resume",
+            Kind::Reload => "reload",
+            Kind::ReloadFailed => "reload_failed",
+        }
+    }
+
+    /// The kind of that word.
+    pub fn from_word(word: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+}
+
+/// One side, old or new, of what an entry tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Facts {
+    /// Nothing to say on this side.
+    None,
+    /// How a rollout stands.
+    Standing {
+        /// Where it is in its life.
+        state: State,
+        /// The weight in force, kill aside.
+        weight: Weight,
+        /// Whether it is killed.
+        killed: bool,
+    },
+    /// How a cohort is switched.
+    Cohort {
+        /// Its name.
+        cohort: Arc<str>,
+        /// Its switch in the file.
+        enabled: bool,
+        /// Whether its run-time switch is off.
+        killed: bool,
+    },
+    /// How many members were changed at run time. Who they are stays out of the trail.
+    Members {
+        /// The cohort's name.
+        cohort: Arc<str>,
+        /// Members by the API besides the config's.
+        added: usize,
+        /// Members of the config taken out by the API.
+        removed: usize,
+    },
+    /// What a reload did.
+    Reload {
+        /// One line per change.
+        changes: Vec<String>,
+        /// Keys that only a restart applies.
+        needs_restart: Vec<String>,
+    },
+    /// Why a reload was refused.
+    Problems(Vec<String>),
+}
+
+/// One thing to be told in the audit trail, before it has an id and a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The rollout it is about; none for the whole process.
+    pub rollout: Option<Arc<str>>,
+    /// What sort of thing.
+    pub kind: Kind,
+    /// Who and why.
+    pub origin: Origin,
+    /// What it was before.
+    pub old: Facts,
+    /// What it is now.
+    pub new: Facts,
+}
+
+/// One entry of the audit trail.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Goes up by one.
+    pub id: u64,
+    /// When.
+    pub time: Wall,
+    /// The rollout it is about; none for the whole process.
+    pub rollout: Option<Arc<str>>,
+    /// `weight`, `kill`, `revive`, `cohort`, `reload`, `reload_failed`, ...
+    pub kind: &'static str,
+    /// Who: an operator's name, `config`, ...
+    pub actor: String,
+    /// Why, in the actor's words or the program's.
+    pub reason: String,
+    /// What it was before; JSON text of an object, or `null`.
+    pub old: String,
+    /// What it is now; JSON text of an object, or `null`.
+    pub new: String,
+    /// Both arms' numbers at that moment; JSON text of an object, or `null`.
+    pub numbers: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_its_word() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_word(kind.word()), Some(kind));
+        }
+        assert_eq!(Kind::from_word("chat"), None);
+    }
+
+    #[test]
+    fn an_arm_without_requests_has_no_error_rate() {
+        assert_eq!(ArmReport::default().error_rate(), None);
+        let arm = ArmReport { requests: 4, errors: 1, ..ArmReport::default() };
+        assert_eq!(arm.error_rate(), Some(0.25));
+    }
+}

@@ -1,0 +1,280 @@
+//! What each input to the engine means: a change of state worked out from how things stand, and not carried out.
+//!
+//! The rules on who may do what when are here; the order in which a step takes effect is the engine's.
+
+use super::bucket::Weight;
+use super::engine::{Refused, STAGED, UNREADABLE};
+use super::plan::{CohortPlan, Plan};
+use super::report::{Entry, Facts, Kind, Origin, State};
+use super::standing::{MEMBERS_MAX, Members, Runtime, Save, SavedRollout, SetWeight, Standing, UNIT_BYTES_MAX};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One change of state, worked out but not carried out.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Whether it lets anybody onto the canary who was kept off it.
+    pub exposes: bool,
+    /// Whether a snapshot must be published.
+    pub publishes: bool,
+    /// Plans that replace the present ones.
+    pub plans: Option<Vec<Plan>>,
+    /// State that changes.
+    pub saves: Vec<Save>,
+    /// What the audit trail tells of it.
+    pub entries: Vec<Entry>,
+}
+
+impl Step {
+    /// Whether nothing would change.
+    pub fn is_empty(&self) -> bool {
+        self.plans.is_none() && self.saves.is_empty() && self.entries.is_empty()
+    }
+}
+
+/// An operator sets the weight.
+pub fn weight(standing: &Standing<'_>, weight: Weight, origin: Origin) -> Result<Step, Refused> {
+    let rollout = &standing.plan.name;
+    if standing.plan.staged {
+        return Err(conflict(format!("rollout `{rollout}` has stages, {STAGED}")));
+    }
+    if !standing.plan.enabled {
+        return Err(conflict(format!("rollout `{rollout}` is off in the config (enabled = false)")));
+    }
+    let set = SetWeight { weight, under: standing.plan.weight };
+    let saved = SavedRollout { set: Some(set), held: false, ..standing.saved.clone() };
+    Ok(standing_step(standing, saved, Kind::Weight, origin))
+}
+
+/// An operator kills the rollout; never refused.
+pub fn kill(standing: &Standing<'_>, origin: Origin) -> Step {
+    if standing.saved.killed.is_some() {
+        return Step::default();
+    }
+    let saved = SavedRollout { killed: Some(origin.clone()), ..standing.saved.clone() };
+    standing_step(standing, saved, Kind::Kill, origin)
+}
+
+/// An operator undoes a kill, or else a hold.
+pub fn revive(standing: &Standing<'_>, origin: Origin) -> Result<Step, Refused> {
+    let rollout = &standing.plan.name;
+    if standing.plan.killed {
+        return Err(conflict(format!("rollout `{rollout}` is killed by file or environment: undo it there")));
+    }
+    let saved = match (&standing.saved.killed, standing.saved.held) {
+        (Some(_), _) => SavedRollout { killed: None, ..standing.saved.clone() },
+        (None, true) => SavedRollout { held: false, ..standing.saved.clone() },
+        (None, false) => return Err(conflict(format!("rollout `{rollout}` is not killed: nothing to revive"))),
+    };
+    Ok(standing_step(standing, saved, Kind::Revive, origin))
+}
+
+/// An operator switches a cohort off (`kill`) or on again.
+pub fn cohort(standing: &Standing<'_>, cohort: &str, kill: bool, origin: Origin) -> Result<Step, Refused> {
+    let plan = cohort_of(standing, cohort)?;
+    let killed = standing.cohort_killed(cohort);
+    if !kill && !plan.enabled {
+        return Err(conflict(format!("cohort `{cohort}` is off in the config (enabled = false): undo it there")));
+    }
+    if !kill && !killed {
+        return Err(conflict(format!("cohort `{cohort}` is not killed: nothing to revive")));
+    }
+    if kill && killed {
+        return Ok(Step::default());
+    }
+    if kill && plan.exclude {
+        return Err(conflict(format!(
+            "cohort `{cohort}` keeps its members off the canary (exclude = true): there is nothing to kill"
+        )));
+    }
+    let facts = |killed| Facts::Cohort { cohort: Arc::clone(&plan.name), enabled: plan.enabled, killed };
+    let entry = Entry {
+        rollout: Some(Arc::clone(&standing.plan.name)),
+        kind: Kind::Cohort,
+        origin,
+        old: facts(killed),
+        new: facts(kill),
+    };
+    let (rollout, cohort) = (Arc::clone(&standing.plan.name), Arc::clone(&plan.name));
+    Ok(Step {
+        exposes: !kill,
+        publishes: false,
+        saves: vec![Save::Cohort { rollout, cohort, killed: kill }],
+        entries: vec![entry],
+        plans: None,
+    })
+}
+
+/// An operator changes a cohort's members.
+pub fn members(
+    standing: &Standing<'_>,
+    cohort: &str,
+    add: &[String],
+    remove: &[String],
+    origin: Origin,
+) -> Result<Step, Refused> {
+    let plan = cohort_of(standing, cohort)?;
+    check_units("add", add)?;
+    check_units("remove", remove)?;
+    let added: BTreeSet<&str> = add.iter().map(String::as_str).collect();
+    if let Some(both) = remove.iter().find(|unit| added.contains(unit.as_str())) {
+        return Err(Refused::Invalid { field: "remove", message: format!("`{both}` is also in `add`") });
+    }
+    let none = Members::default();
+    let members = standing.members(cohort).unwrap_or(&none);
+    let wanted = add.iter().map(|unit| (unit.as_str(), true)).chain(remove.iter().map(|unit| (unit.as_str(), false)));
+    let changes: BTreeMap<&str, bool> =
+        wanted.filter(|(unit, present)| members.present(unit) != Some(*present)).collect();
+    if changes.is_empty() {
+        return Ok(Step::default());
+    }
+    let new = changes.keys().filter(|unit| members.present(unit).is_none()).count();
+    if members.changed() + new > MEMBERS_MAX {
+        return Err(conflict(format!(
+            "cohort `{cohort}` would have more than {MEMBERS_MAX} members changed at run time: use `users_file`"
+        )));
+    }
+    let (added, removed) = members.counts_after(&BTreeMap::new());
+    let (added_new, removed_new) = members.counts_after(&changes);
+    let facts = |added, removed| Facts::Members { cohort: Arc::clone(&plan.name), added, removed };
+    let entry = Entry {
+        rollout: Some(Arc::clone(&standing.plan.name)),
+        kind: Kind::Cohort,
+        origin,
+        old: facts(added, removed),
+        new: facts(added_new, removed_new),
+    };
+    let save = |(unit, present): (&str, bool)| Save::Member {
+        rollout: Arc::clone(&standing.plan.name),
+        cohort: Arc::clone(&plan.name),
+        unit: Arc::from(unit),
+        present,
+    };
+    Ok(Step {
+        exposes: changes.values().any(|present| *present != plan.exclude),
+        publishes: true,
+        saves: changes.into_iter().map(save).collect(),
+        entries: vec![entry],
+        plans: None,
+    })
+}
+
+/// What adopting these plans means: weights that were set under another value of the file end, and every rollout
+/// whose standing changes is told of.
+pub fn adoption(old_plans: &[Plan], states: &BTreeMap<Arc<str>, Runtime>, plans: Vec<Plan>, origin: &Origin) -> Step {
+    let mut step = Step { publishes: true, ..Step::default() };
+    for plan in &plans {
+        let runtime = states.get(&plan.name);
+        let before = runtime.map(|runtime| runtime.saved.clone()).unwrap_or_default();
+        let saved = saved_under(plan, before.clone());
+        let ends = saved != before;
+        if ends {
+            step.saves.push(Save::Rollout { rollout: Arc::clone(&plan.name), saved: saved.clone() });
+        }
+        let new = Standing { saved: &saved, ..Standing::of(plan, runtime) };
+        match old_plans.iter().find(|old| old.name == plan.name) {
+            Some(old) => {
+                let old = Standing::of(old, runtime);
+                step.exposes |= new.exposes_beyond(&old);
+                tell_of_changes(&mut step.entries, &old, &new, origin);
+            }
+            None if ends => {
+                tell_of_changes(&mut step.entries, &Standing::of(plan, runtime), &new, origin);
+            }
+            None => step.exposes |= !new.killed(),
+        }
+    }
+    // A weight that was set does not wait for its rollout to come back.
+    let gone = |name: &Arc<str>| !plans.iter().any(|plan| plan.name == *name);
+    for (name, runtime) in states.iter().filter(|(name, runtime)| runtime.saved.set.is_some() && gone(name)) {
+        let saved = SavedRollout { set: None, ..runtime.saved.clone() };
+        step.saves.push(Save::Rollout { rollout: Arc::clone(name), saved });
+    }
+    step.plans = Some(plans);
+    step
+}
+
+/// What is left of the saved state under a plan: a weight that was set under another value of the file has ended.
+pub fn saved_under(plan: &Plan, saved: SavedRollout) -> SavedRollout {
+    SavedRollout { set: saved.set.filter(|set| set.under == plan.weight), ..saved }
+}
+
+/// Adds to the first step that every rollout is held, because what was saved of it is lost.
+pub fn hold(step: &mut Step) {
+    for plan in step.plans.iter().flatten() {
+        let saved = SavedRollout { held: true, ..SavedRollout::default() };
+        step.entries.push(Entry {
+            rollout: Some(Arc::clone(&plan.name)),
+            kind: Kind::Pause,
+            origin: Origin { actor: "weir".into(), reason: UNREADABLE.into() },
+            old: Facts::None,
+            new: Standing { saved: &saved, ..Standing::of(plan, None) }.facts(),
+        });
+        step.saves.push(Save::Rollout { rollout: Arc::clone(&plan.name), saved });
+    }
+}
+
+/// The step that replaces what is saved of a rollout.
+fn standing_step(old: &Standing<'_>, saved: SavedRollout, kind: Kind, origin: Origin) -> Step {
+    let rollout = Arc::clone(&old.plan.name);
+    let new = Standing { saved: &saved, ..*old };
+    let entry = Entry { rollout: Some(Arc::clone(&rollout)), kind, origin, old: old.facts(), new: new.facts() };
+    Step {
+        exposes: new.exposes_beyond(old),
+        publishes: new.weight() != old.weight() || new.phase() != old.phase(),
+        plans: None,
+        saves: vec![Save::Rollout { rollout, saved }],
+        entries: vec![entry],
+    }
+}
+
+/// Tells of everything that differs between two standings of one rollout.
+fn tell_of_changes(entries: &mut Vec<Entry>, old: &Standing<'_>, new: &Standing<'_>, origin: &Origin) {
+    let reason = if origin.reason.is_empty() { VALUE_CHANGED.into() } else { origin.reason.clone() };
+    let origin = Origin { actor: origin.actor.clone(), reason };
+    let rollout = Some(Arc::clone(&new.plan.name));
+    let mut tell = |kind, old, new| {
+        entries.push(Entry { rollout: rollout.clone(), kind, origin: origin.clone(), old, new });
+    };
+    if old.killed() != new.killed() {
+        tell(if new.killed() { Kind::Kill } else { Kind::Revive }, old.facts(), new.facts());
+    }
+    if old.state() != new.state() {
+        tell(if new.state() == State::Running { Kind::Resume } else { Kind::Pause }, old.facts(), new.facts());
+    } else if old.weight() != new.weight() {
+        tell(Kind::Weight, old.facts(), new.facts());
+    }
+    for cohort in &new.plan.cohorts {
+        let facts = |plan: &CohortPlan| Facts::Cohort {
+            cohort: Arc::clone(&plan.name),
+            enabled: plan.enabled,
+            killed: new.cohort_killed(&plan.name),
+        };
+        if let Some(before) = old.plan.cohort(&cohort.name).filter(|before| before.enabled != cohort.enabled) {
+            tell(Kind::Cohort, facts(before), facts(cohort));
+        }
+    }
+}
+
+fn cohort_of<'a>(standing: &Standing<'a>, name: &str) -> Result<&'a CohortPlan, Refused> {
+    let missing = || Refused::NotFound(format!("no cohort `{name}` in rollout `{}`", standing.plan.name));
+    standing.plan.cohort(name).ok_or_else(missing)
+}
+
+fn check_units(field: &'static str, units: &[String]) -> Result<(), Refused> {
+    let message = if units.iter().any(String::is_empty) {
+        "an empty id is no unit".to_owned()
+    } else if units.iter().any(|unit| unit.len() > UNIT_BYTES_MAX) {
+        format!("an id is longer than {UNIT_BYTES_MAX} bytes")
+    } else {
+        return Ok(());
+    };
+    Err(Refused::Invalid { field, message })
+}
+
+fn conflict(reason: String) -> Refused {
+    Refused::Conflict(reason)
+}
+
+/// Why a weight changed without anybody asking.
+const VALUE_CHANGED: &str = "the config's value changed";
