@@ -26,4 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod latch;
 pub mod rollout;
+pub mod snapshot;
+pub mod tally;

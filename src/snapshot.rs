@@ -1,0 +1,336 @@
+//! The snapshot: everything the data plane knows, compiled, immutable, swapped whole.
+//!
+//! The control plane publishes a new one for every change; a worker keeps its `Arc` and looks again only when the
+//! generation number moved. A request keeps the snapshot it started under to its end.
+
+use crate::latch::Latch;
+use crate::rollout::assign::Split;
+use crate::rollout::outcome::ErrorRules;
+use crate::tally::{Cell, Decisions, PerWorker, Series, WorkerCounts};
+use arrayvec::ArrayVec;
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How many rollouts one route may carry.
+pub const ROLLOUTS_PER_ROUTE_MAX: usize = 8;
+
+/// Everything the data plane knows. Indices into its lists are dense and valid within the same snapshot only.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Goes up by one with every publication; the first is 1.
+    pub generation: u64,
+    /// In config order; the data plane holds the sockets under the same index.
+    pub listeners: Vec<Listener>,
+    /// First match wins. With no routes configured: one that matches everything.
+    pub routes: Vec<Route>,
+    /// What a decision needs of each rollout.
+    pub splits: Vec<Split>,
+    /// What the request path needs besides; same order and length as `splits`.
+    pub rollouts: Vec<Rollout>,
+    /// All upstreams.
+    pub upstreams: Vec<Upstream>,
+    /// Peers whose `x-forwarded-*`, `forwarded` and `x-weir-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Who may force an arm.
+    pub force: Force,
+    /// The limits of the data plane.
+    pub limits: Limits,
+    /// Which requests the access log keeps.
+    pub access_log: AccessLog,
+    /// The workers' own counts.
+    pub counts: Arc<PerWorker<WorkerCounts>>,
+}
+
+impl Snapshot {
+    /// Whether the forwarding headers of that peer are believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+}
+
+/// What of a listener may change while it listens.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its address as configured: the `listener` label.
+    pub address: Arc<str>,
+    /// Set if it terminates TLS; ALPN is prepared in it.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether HTTP/1.1 is spoken.
+    pub http1: bool,
+    /// Whether HTTP/2 is spoken (by ALPN, or by prior knowledge without TLS).
+    pub http2: bool,
+    /// The path that answers with a unit's flags, if any.
+    pub flags_path: Option<Arc<str>>,
+    /// Open client connections.
+    pub connections: Arc<PerWorker<Cell>>,
+}
+
+/// One route: what it matches and what applies there.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name; `default` for the one that is there without any configured.
+    pub name: Arc<str>,
+    /// What it matches.
+    pub matches: Match,
+    /// Where requests go when no rollout chooses an upstream; an index into `upstreams`.
+    pub upstream: Option<usize>,
+    /// The rollouts that apply, in order.
+    pub rollouts: ArrayVec<RouteRollout, ROLLOUTS_PER_ROUTE_MAX>,
+    /// Counts of requests if no rollout applies.
+    pub plain: Arc<PerWorker<Series>>,
+}
+
+/// One rollout on one route.
+#[derive(Debug)]
+pub struct RouteRollout {
+    /// Index into `splits` and `rollouts`.
+    pub rollout: usize,
+    /// Whether this is the one whose arms choose the upstream or the fixed answer.
+    pub chooses: bool,
+    /// Counts of its requests here, by arm index.
+    pub series: [Arc<PerWorker<Series>>; 2],
+}
+
+/// What a route matches; every part that is set must match.
+#[derive(Debug, Default)]
+pub struct Match {
+    /// Host, lower case, without port; `*.example.com` matches every name below.
+    pub host: Option<HostPattern>,
+    /// Path prefix by whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
+    pub path_prefix: Option<Arc<str>>,
+    /// Methods; empty means any.
+    pub methods: Vec<Method>,
+    /// Headers with exact values.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How a route matches the request's host.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HostPattern {
+    /// This name alone.
+    Exact(Arc<str>),
+    /// Every name that ends with this text, which starts with a dot.
+    Suffix(Arc<str>),
+}
+
+/// What the request path needs to know of a rollout besides its `Split`.
+#[derive(Debug)]
+pub struct Rollout {
+    /// Who is asking; the first present and non-empty source wins. With `assign_cookie` that cookie is the last one.
+    pub units: Vec<UnitSource>,
+    /// The cookie a new unit id is minted for, if any.
+    pub assign_cookie: Option<Arc<str>>,
+    /// Whether answers carry `x-weir-arm`.
+    pub expose_arm: bool,
+    /// The arms, by arm index.
+    pub arms: [ArmRoute; 2],
+    /// Which outcomes count against an arm.
+    pub errors: ErrorRules,
+    /// The switches that act at once.
+    pub latch: Arc<Latch>,
+    /// Name of the present stage, for `x-weir-rollout` and the access log.
+    pub stage: Option<Arc<str>>,
+    /// Counts of its decisions.
+    pub decisions: Arc<PerWorker<Decisions>>,
+    /// Counts by cohort index, then arm index.
+    pub cohort_series: Vec<[Arc<PerWorker<Series>>; 2]>,
+    /// Counts of forced requests by arm index.
+    pub forced_series: [Arc<PerWorker<Series>>; 2],
+}
+
+/// Where a unit's id comes from.
+#[derive(Debug, Clone)]
+pub enum UnitSource {
+    /// A request header.
+    Header(HeaderName),
+    /// A cookie.
+    Cookie(Arc<str>),
+    /// A parameter of the query, percent-decoded.
+    Query(Arc<str>),
+    /// A claim of the bearer token's payload; with a secret only if the signature (HS256/384/512) is right and `exp` has not passed.
+    Jwt {
+        /// The claim's name.
+        claim: Arc<str>,
+        /// The secret of `jwt_secret_file`.
+        secret: Option<Secret>,
+    },
+    /// The client's address as text; behind a trusted proxy the one it forwards for.
+    ClientIp,
+}
+
+/// Bytes that no debug print shows.
+#[derive(Clone)]
+pub struct Secret(pub Arc<[u8]>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// What an arm does with its requests.
+#[derive(Debug)]
+pub struct ArmRoute {
+    /// Where they go.
+    pub to: ArmTarget,
+    /// Headers set on the request to the upstream.
+    pub set_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Headers removed from it.
+    pub remove_headers: Vec<HeaderName>,
+}
+
+/// Where an arm's requests go.
+#[derive(Debug)]
+pub enum ArmTarget {
+    /// Where the route says: an arm of headers only.
+    Route,
+    /// An upstream, by index.
+    Upstream(usize),
+    /// A fixed answer.
+    Respond(Arc<FixedAnswer>),
+}
+
+/// A fixed answer, prepared.
+#[derive(Debug)]
+pub struct FixedAnswer {
+    /// The status.
+    pub status: http::StatusCode,
+    /// The headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: bytes::Bytes,
+}
+
+/// A named set of endpoints.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether requests go out as HTTP/2.
+    pub http2: bool,
+    /// TLS towards it, if its endpoints are `https://`; ALPN is prepared in it.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The endpoints' present addresses; empty while no name could be resolved.
+    pub endpoints: Vec<Endpoint>,
+    /// Time for TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// Time from the request being sent to the answer's head.
+    pub response_timeout: Duration,
+    /// How long a pooled connection may lie idle.
+    pub idle_timeout: Duration,
+    /// Open connections of one worker, at most.
+    pub max_connections: usize,
+    /// Connections that carry requests.
+    pub active: Arc<PerWorker<Cell>>,
+    /// Connections in the pool.
+    pub idle: Arc<PerWorker<Cell>>,
+}
+
+/// One address of an upstream.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Stays the same across snapshots for the same upstream, authority and address; pools are keyed by it.
+    pub id: u32,
+    /// `host:port` as configured.
+    pub authority: Arc<str>,
+    /// Name for TLS, set if the endpoint is `https://`.
+    pub server_name: Option<rustls_pki_types::ServerName<'static>>,
+    /// Where to connect.
+    pub address: SocketAddr,
+}
+
+/// Who may force an arm.
+#[derive(Debug, Default)]
+pub struct Force {
+    /// Signs tokens; without it none is believed.
+    pub secret: Option<Secret>,
+    /// Peers that may name an arm unsigned.
+    pub trusted: Vec<IpNet>,
+}
+
+/// Which requests the access log keeps, in ppm of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AccessLog {
+    /// 0 is off, 1,000,000 is full.
+    pub share_ppm: u32,
+}
+
+/// The data plane's limits; `limits.md` has the sources. Times are those of one occasion, counts those of one worker's connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// TLS handshake of a client.
+    pub tls_handshake_timeout: Duration,
+    /// From accept to the first byte.
+    pub first_byte_timeout: Duration,
+    /// HTTP/1 connection without a request.
+    pub keep_alive_idle: Duration,
+    /// Request body without a byte, where the client is the one to send it.
+    pub body_idle: Duration,
+    /// Answer without a byte; `Duration::MAX` is no limit.
+    pub stream_idle: Duration,
+    /// Header fields of a request.
+    pub max_headers: usize,
+    /// Head of an HTTP/2 request.
+    pub max_h2_header_bytes: u32,
+    /// Request target.
+    pub max_uri_bytes: usize,
+    /// Head of an upstream's answer.
+    pub max_upstream_header_bytes: usize,
+    /// HTTP/1 read buffer of a connection.
+    pub h1_buffer: usize,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub h2_streams: u32,
+    /// Flow-control window of a stream.
+    pub h2_stream_window: u32,
+    /// Flow-control window of a connection.
+    pub h2_connection_window: u32,
+    /// Bytes queued for a stream.
+    pub h2_send_buffer: usize,
+    /// Streams reset before they were served.
+    pub h2_resets: usize,
+    /// Streams reset by us for the client's errors.
+    pub h2_local_resets: usize,
+    /// Silence after which a ping is sent.
+    pub h2_ping: Duration,
+    /// Time for its answer.
+    pub h2_ping_timeout: Duration,
+    /// Lifetime of a pooled upstream connection.
+    pub upstream_max_lifetime: Duration,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+}
+
+/// A value with a generation number: written by one publisher, read by everyone.
+#[derive(Debug)]
+pub struct Published<T> {
+    generation: AtomicU64,
+    current: Mutex<Arc<T>>,
+}
+
+impl<T> Published<T> {
+    /// The first value, as generation `generation`.
+    pub fn new(generation: u64, value: T) -> Self {
+        Published { generation: AtomicU64::new(generation), current: Mutex::new(Arc::new(value)) }
+    }
+
+    /// The number of the present value; one atomic read.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The present value; takes a short lock, so readers keep the `Arc` until the generation moves.
+    pub fn load(&self) -> Arc<T> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the value.
+    pub fn store(&self, generation: u64, value: T) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+        self.generation.store(generation, Ordering::Release);
+    }
+}

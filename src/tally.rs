@@ -1,0 +1,297 @@
+//! Counters and latency histograms of the request path. Each cell has exactly one writer, the worker that owns it, so
+//! a count is a plain load and store; the collector reads them all and subtracts successive readings.
+//!
+//! The registry hands out the cells by key and keeps them across reloads, so a counter never goes back.
+
+use crate::rollout::Arm;
+use crate::rollout::assign::{Decision, Reason};
+use crate::rollout::histogram::{BUCKETS, bucket_of};
+use crate::rollout::outcome::{CodeClass, ErrorKind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter with a single writer.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds; only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Takes away, for gauges; only the owning worker may call this.
+    #[inline]
+    pub fn sub(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(count), Ordering::Relaxed);
+    }
+
+    /// The present count, from any thread.
+    #[inline]
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's counts for one series of requests.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+pub struct Series {
+    /// Requests that were decided.
+    pub started: Cell,
+    /// Requests that have ended; `started - ended` are in flight.
+    pub ended: Cell,
+    /// Ended requests by the class of the status the client got.
+    pub codes: [Cell; CodeClass::COUNT],
+    /// Ended requests that counted against the arm, by kind.
+    pub errors: [Cell; ErrorKind::COUNT],
+    /// Requests whose client left before the end.
+    pub client_left: Cell,
+    /// Request body bytes sent upstream.
+    pub bytes_in: Cell,
+    /// Answer body bytes sent to the client.
+    pub bytes_out: Cell,
+    /// Sum of `first_byte`, in microseconds.
+    pub first_byte_us: Cell,
+    /// Time from the request's head to the answer's head.
+    pub first_byte: Latency,
+    /// Sum of `total`, in microseconds.
+    pub total_us: Cell,
+    /// Time from the request's head to the end of the answer's body.
+    pub total: Latency,
+}
+
+/// A histogram of times with a single writer; the layout is `rollout::histogram`'s.
+#[derive(Debug)]
+pub struct Latency(Box<[Cell]>);
+
+impl Latency {
+    /// Counts one time; only the owning worker may call this.
+    #[inline]
+    pub fn record(&self, us: u64) {
+        if let Some(cell) = self.0.get(bucket_of(us)) {
+            cell.add(1);
+        }
+    }
+
+    /// The counts by bucket.
+    pub fn read(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(Cell::read)
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Latency((0..BUCKETS).map(|_| Cell::default()).collect())
+    }
+}
+
+/// One worker's counts of decisions of one rollout, by arm and reason.
+#[repr(align(64))]
+#[derive(Debug)]
+pub struct Decisions(Box<[Cell]>);
+
+impl Decisions {
+    /// Counts one decision; only the owning worker may call this.
+    #[inline]
+    pub fn record(&self, decision: Decision) {
+        if let Some(cell) = self.0.get(Self::slot(decision.arm, decision.reason)) {
+            cell.add(1);
+        }
+    }
+
+    /// How often this arm was chosen for this reason.
+    pub fn read(&self, arm: Arm, reason: Reason) -> u64 {
+        self.0.get(Self::slot(arm, reason)).map_or(0, Cell::read)
+    }
+
+    fn slot(arm: Arm, reason: Reason) -> usize {
+        arm.index() * Reason::SLOTS + reason.slot()
+    }
+}
+
+impl Default for Decisions {
+    fn default() -> Self {
+        Decisions((0..2 * Reason::SLOTS).map(|_| Cell::default()).collect())
+    }
+}
+
+/// Which requests a series counts. Every name comes from the config, never from a request.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SeriesKey {
+    /// Requests of a rollout's arm on a route; forced ones are not among them.
+    Arm {
+        /// The rollout.
+        rollout: Arc<str>,
+        /// The arm that was decided.
+        arm: Arm,
+        /// The route.
+        route: Arc<str>,
+    },
+    /// Of those, the ones that a cohort decided.
+    Cohort {
+        /// The rollout.
+        rollout: Arc<str>,
+        /// The arm that was decided.
+        arm: Arm,
+        /// The cohort.
+        cohort: Arc<str>,
+    },
+    /// Requests whose arm was forced: never part of gates, triggers or breaker.
+    Forced {
+        /// The rollout.
+        rollout: Arc<str>,
+        /// The arm that was forced.
+        arm: Arm,
+    },
+    /// Requests of a route on which no rollout applies.
+    Plain {
+        /// The route.
+        route: Arc<str>,
+    },
+}
+
+/// One value per worker, each written by that worker alone.
+#[derive(Debug)]
+pub struct PerWorker<T>(Box<[T]>);
+
+impl<T: Default> PerWorker<T> {
+    fn new(workers: usize) -> Self {
+        PerWorker((0..workers).map(|_| T::default()).collect())
+    }
+}
+
+impl<T> PerWorker<T> {
+    /// The value that worker `index` owns.
+    #[inline]
+    pub fn of(&self, index: usize) -> Option<&T> {
+        self.0.get(index)
+    }
+
+    /// All values, for the collector.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+}
+
+/// Every way in which weir refuses a request, in the order of `WorkerCounts::refused`: words of log and metric.
+pub const REFUSALS: [&str; 14] = [
+    "bad_host",
+    "bad_framing",
+    "method",
+    "uri_too_long",
+    "no_route",
+    "no_endpoint",
+    "upstream_busy",
+    "connect",
+    "tls",
+    "timeout",
+    "reset",
+    "protocol",
+    "client_left",
+    "client_slow",
+];
+
+/// What a worker counts that belongs to no rollout.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+pub struct WorkerCounts {
+    /// Access-log lines that did not fit into the queue.
+    pub access_dropped: Cell,
+    /// Requests that weir answered itself, by the words of `REFUSALS`.
+    pub refused: [Cell; REFUSALS.len()],
+    /// Requests sent again because a pooled connection had been closed under them.
+    pub upstream_retries: Cell,
+}
+
+/// All cells of the process by key. Owned by the publisher; snapshots and workers hold clones of the `Arc`s.
+#[derive(Debug)]
+pub struct Registry {
+    workers: usize,
+    series: BTreeMap<SeriesKey, Arc<PerWorker<Series>>>,
+    decisions: BTreeMap<Arc<str>, Arc<PerWorker<Decisions>>>,
+    gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
+    counts: Arc<PerWorker<WorkerCounts>>,
+}
+
+/// What a per-worker gauge is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GaugeKey {
+    /// Open client connections of a listener, by its address as configured.
+    Connections(Arc<str>),
+    /// Upstream connections that carry requests.
+    UpstreamActive(Arc<str>),
+    /// Upstream connections in the pool.
+    UpstreamIdle(Arc<str>),
+}
+
+impl Registry {
+    /// An empty registry for that many workers.
+    pub fn new(workers: usize) -> Self {
+        Registry {
+            workers,
+            series: BTreeMap::new(),
+            decisions: BTreeMap::new(),
+            gauges: BTreeMap::new(),
+            counts: Arc::new(PerWorker::new(workers)),
+        }
+    }
+
+    /// How many workers the cells are for.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// The series of that key, made if it is new.
+    pub fn series(&mut self, key: SeriesKey) -> Arc<PerWorker<Series>> {
+        let workers = self.workers;
+        Arc::clone(self.series.entry(key).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// The decision counts of that rollout, made if it is new.
+    pub fn decisions(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Decisions>> {
+        let workers = self.workers;
+        Arc::clone(self.decisions.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// The gauge of that key, made if it is new.
+    pub fn gauge(&mut self, key: GaugeKey) -> Arc<PerWorker<Cell>> {
+        let workers = self.workers;
+        Arc::clone(self.gauges.entry(key).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// The workers' own counts.
+    pub fn counts(&self) -> Arc<PerWorker<WorkerCounts>> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Forgets every series and gauge that `keep` does not want. Workers that still hold their cells go on counting
+    /// into them unseen, so this is for what left the config long ago.
+    pub fn retain(&mut self, series: impl Fn(&SeriesKey) -> bool, gauges: impl Fn(&GaugeKey) -> bool) {
+        self.series.retain(|key, _| series(key));
+        self.gauges.retain(|key, _| gauges(key));
+    }
+
+    /// Lets go of a rollout's decision counts, so that the next snapshot gets new ones: its cohorts have new places, or
+    /// it has left the config. The caller keeps what was counted.
+    pub fn release_decisions(&mut self, rollout: &str) -> Option<Arc<PerWorker<Decisions>>> {
+        self.decisions.remove(rollout)
+    }
+
+    /// Every series, for the collector.
+    pub fn all_series(&self) -> impl Iterator<Item = (&SeriesKey, &Arc<PerWorker<Series>>)> {
+        self.series.iter()
+    }
+
+    /// Every rollout's decision counts, for the collector.
+    pub fn all_decisions(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<Decisions>>)> {
+        self.decisions.iter()
+    }
+
+    /// Every gauge, for the collector.
+    pub fn all_gauges(&self) -> impl Iterator<Item = (&GaugeKey, &Arc<PerWorker<Cell>>)> {
+        self.gauges.iter()
+    }
+}
