@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod config;
 pub mod latch;
 pub mod rollout;
 pub mod snapshot;

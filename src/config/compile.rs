@@ -1,0 +1,175 @@
+//! Config and the engine's word to a `Snapshot`: header names, patterns and fixed bodies prepared, counters attached.
+//!
+//! Cannot fail, because a `Config` is coherent. Called by the one publisher of snapshots; the latches' bits are not touched
+//! here, they belong to the control plane.
+
+use super::model::{
+    ArmConfig, ArmTo, CohortConfig, Config, ListenerConfig, RolloutConfig, RouteConfig, UpstreamConfig,
+};
+use super::{Live, LiveRollout};
+use crate::latch::Latches;
+use crate::rollout::Arm;
+use crate::rollout::assign::{Phase, Split};
+use crate::rollout::bucket::Weight;
+use crate::rollout::cohort::{Cohort, Overlay};
+use crate::snapshot::{
+    ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
+};
+use crate::tally::{GaugeKey, PerWorker, Registry, Series, SeriesKey};
+use arrayvec::ArrayVec;
+use std::sync::Arc;
+
+/// The snapshot of a config as things stand.
+pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &Latches, generation: u64) -> Snapshot {
+    Snapshot {
+        generation,
+        listeners: config.listeners.iter().map(|it| listener(it, registry)).collect(),
+        routes: config.routes.iter().map(|it| route(it, config, registry)).collect(),
+        splits: splits(config, live),
+        rollouts: config.rollouts.iter().map(|it| rollout(it, registry, latches)).collect(),
+        upstreams: config.upstreams.iter().map(|it| upstream(it, live, registry)).collect(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        force: Force { secret: config.force.secret.clone(), trusted: config.force.trusted.clone() },
+        limits: config.limits.clone(),
+        access_log: config.access_log.keep,
+        counts: registry.counts(),
+    }
+}
+
+/// What decisions need of every rollout, in the order of the config.
+pub fn splits(config: &Config, live: &Live) -> Vec<Split> {
+    let split = |rollout: &RolloutConfig| {
+        let word = live.rollouts.get(&rollout.plan.name);
+        let (phase, weight) = standing(rollout, word);
+        Split {
+            name: Arc::clone(&rollout.plan.name),
+            phase,
+            bucketer: rollout.bucketer.clone(),
+            weight,
+            cohorts: rollout.cohorts.iter().map(|it| cohort(it, word)).collect(),
+            requires: rollout.requires,
+        }
+    };
+    config.rollouts.iter().map(split).collect()
+}
+
+/// Phase and weight of a rollout. One with stages, or switched off by the config, is pending whatever anyone says: this
+/// version cannot carry a plan out, and stable is the safe side.
+fn standing(rollout: &RolloutConfig, word: Option<&LiveRollout>) -> (Phase, Weight) {
+    if rollout.plan.staged || !rollout.plan.enabled {
+        return (Phase::Pending, Weight::ZERO);
+    }
+    word.map_or((Phase::Serving, rollout.plan.weight), |word| (word.phase, word.weight))
+}
+
+fn cohort(config: &CohortConfig, word: Option<&LiveRollout>) -> Cohort {
+    let overlay = word.and_then(|word| word.overlays.get(&config.name)).cloned();
+    Cohort {
+        name: Arc::clone(&config.name),
+        enabled: config.enabled,
+        exclude: config.exclude,
+        users: Arc::clone(&config.members.set),
+        overlay: overlay.unwrap_or_else(|| Arc::new(Overlay::default())),
+        header: config.header.clone(),
+        cookie: config.cookie.clone(),
+        share: config.share.clone(),
+    }
+}
+
+fn listener(config: &ListenerConfig, registry: &mut Registry) -> Listener {
+    Listener {
+        address: Arc::clone(&config.label),
+        tls: config.tls.clone(),
+        http1: config.http1,
+        http2: config.http2,
+        flags_path: config.flags_path.clone(),
+        connections: registry.gauge(GaugeKey::Connections(Arc::clone(&config.label))),
+    }
+}
+
+fn upstream(config: &UpstreamConfig, live: &Live, registry: &mut Registry) -> Upstream {
+    Upstream {
+        name: Arc::clone(&config.name),
+        http2: config.http2,
+        tls: config.tls.clone(),
+        endpoints: live.endpoints.get(&config.name).cloned().unwrap_or_default(),
+        connect_timeout: config.connect_timeout,
+        response_timeout: config.response_timeout,
+        idle_timeout: config.idle_timeout,
+        max_connections: config.max_connections,
+        active: registry.gauge(GaugeKey::UpstreamActive(Arc::clone(&config.name))),
+        idle: registry.gauge(GaugeKey::UpstreamIdle(Arc::clone(&config.name))),
+    }
+}
+
+fn route(config: &RouteConfig, all: &Config, registry: &mut Registry) -> Route {
+    let mut rollouts = ArrayVec::new();
+    for &(index, chooses) in &config.rollouts {
+        let Some(rollout) = all.rollouts.get(index) else { continue };
+        let series = both(|arm| {
+            let (name, route) = (Arc::clone(&rollout.plan.name), Arc::clone(&config.name));
+            registry.series(SeriesKey::Arm { rollout: name, arm, route })
+        });
+        // A config holds no more rollouts on a route than there is room for.
+        let _ = rollouts.try_push(RouteRollout { rollout: index, chooses, series });
+    }
+    Route {
+        name: Arc::clone(&config.name),
+        matches: Match {
+            host: config.host.as_ref().map(host_pattern),
+            path_prefix: config.path_prefix.clone(),
+            methods: config.methods.clone(),
+            headers: config.headers.clone(),
+        },
+        upstream: config.upstream,
+        rollouts,
+        plain: registry.series(SeriesKey::Plain { route: Arc::clone(&config.name) }),
+    }
+}
+
+/// `*.example.com` is every name that ends with `.example.com`.
+fn host_pattern(host: &Arc<str>) -> HostPattern {
+    match host.strip_prefix('*') {
+        Some(suffix) => HostPattern::Suffix(Arc::from(suffix)),
+        None => HostPattern::Exact(Arc::clone(host)),
+    }
+}
+
+fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -> Rollout {
+    let name = &config.plan.name;
+    let cohort_series = |cohort: &CohortConfig, registry: &mut Registry| {
+        both(|arm| {
+            let (rollout, cohort) = (Arc::clone(name), Arc::clone(&cohort.name));
+            registry.series(SeriesKey::Cohort { rollout, arm, cohort })
+        })
+    };
+    Rollout {
+        units: config.units.clone(),
+        assign_cookie: config.assign_cookie.clone(),
+        expose_arm: config.expose_arm,
+        arms: Arm::ALL.map(|arm| arm_route(config.arm(arm))),
+        errors: config.errors.clone(),
+        latch: latches.of(name),
+        stage: None,
+        decisions: registry.decisions(name),
+        cohort_series: config.cohorts.iter().map(|cohort| cohort_series(cohort, registry)).collect(),
+        forced_series: both(|arm| registry.series(SeriesKey::Forced { rollout: Arc::clone(name), arm })),
+    }
+}
+
+fn arm_route(config: &ArmConfig) -> ArmRoute {
+    ArmRoute {
+        to: match &config.to {
+            ArmTo::Route => ArmTarget::Route,
+            ArmTo::Upstream(index) => ArmTarget::Upstream(*index),
+            ArmTo::Respond(answer) => ArmTarget::Respond(Arc::clone(answer)),
+        },
+        set_headers: config.set_headers.clone(),
+        remove_headers: config.remove_headers.clone(),
+    }
+}
+
+/// One series per arm, by arm index.
+fn both(series: impl FnMut(Arm) -> Arc<PerWorker<Series>>) -> [Arc<PerWorker<Series>>; 2] {
+    Arm::ALL.map(series)
+}

@@ -1,0 +1,242 @@
+//! What a config means, in words and aligned columns: the text of `weir check`.
+
+use super::model::{AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, LogTarget, RolloutConfig, RouteConfig};
+use super::units::{print_share, print_span};
+use crate::rollout::Arm;
+use crate::rollout::bucket::Weight;
+use std::fmt::Write;
+use std::path::Path;
+
+/// The summary, one block per section.
+pub fn describe(config: &Config) -> String {
+    let mut text = String::new();
+    process(config, &mut text);
+    for (title, rows) in
+        [("listeners", listeners(config)), ("upstreams", upstreams(config)), ("routes", routes(config))]
+    {
+        let _ = writeln!(text, "\n{title}");
+        table(&rows, &mut text);
+    }
+    for rollout in &config.rollouts {
+        let _ = writeln!(text, "\nrollout {}", rollout.plan.name);
+        table(&self::rollout(rollout, config), &mut text);
+        if !rollout.cohorts.is_empty() {
+            let _ = writeln!(text, "  cohorts");
+            let rows: Vec<Vec<String>> = rollout.cohorts.iter().map(cohort).collect();
+            let mut cohorts = String::new();
+            table(&rows, &mut cohorts);
+            text.extend(cohorts.lines().map(|line| format!("  {line}\n")));
+        }
+    }
+    text
+}
+
+fn process(config: &Config, text: &mut String) {
+    let workers = config.workers.map_or("one per core".to_owned(), |count| count.to_string());
+    let admin = match &config.admin {
+        None => "none".to_owned(),
+        Some(admin) => {
+            let address = match &admin.address {
+                AdminAddress::Tcp(address) => address.to_string(),
+                AdminAddress::Unix(path) => format!("unix:{}", path.display()),
+            };
+            let token = if admin.token.is_some() { ", asks for a token" } else { "" };
+            format!("{address}{token}")
+        }
+    };
+    let log = match (config.access_log.keep.share_ppm, &config.access_log.target) {
+        (0, _) => "off".to_owned(),
+        (ppm, target) => format!("{} of requests to {}", share(ppm), log_target(target)),
+    };
+    let forced = match (config.force.secret.is_some(), config.force.trusted.len()) {
+        (false, 0) => "by nobody".to_owned(),
+        (true, 0) => "by signed token".to_owned(),
+        (token, networks) => {
+            let by = if token { "by signed token, and " } else { "" };
+            format!("{by}by {}", counted(networks, "trusted network"))
+        }
+    };
+    let rows = [
+        ("admin", admin),
+        ("state", config.state_dir.display().to_string()),
+        ("workers", workers),
+        ("drain", format!("at most {}", print_span(config.drain_timeout))),
+        ("access log", log),
+        ("arms forced", forced),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    let _ = writeln!(text, "process");
+    table(&rows, text);
+}
+
+fn listeners(config: &Config) -> Vec<Vec<String>> {
+    let row = |listener: &super::model::ListenerConfig| {
+        let protocols = match (listener.http2, listener.http1) {
+            (true, true) => "h2, http/1.1",
+            (true, false) => "h2",
+            _ => "http/1.1",
+        };
+        let tls = if listener.tls.is_some() { "TLS" } else { "plain" };
+        let flags = listener.flags_path.as_ref().map_or(String::new(), |path| format!("flags at {path}"));
+        vec![listener.label.to_string(), tls.to_owned(), protocols.to_owned(), flags]
+    };
+    config.listeners.iter().map(row).collect()
+}
+
+fn upstreams(config: &Config) -> Vec<Vec<String>> {
+    let row = |upstream: &super::model::UpstreamConfig| {
+        let scheme = if upstream.tls.is_some() { "https://" } else { "" };
+        let endpoints: Vec<String> =
+            upstream.endpoints.iter().map(|endpoint| format!("{scheme}{}", endpoint.authority)).collect();
+        let protocol = if upstream.http2 { "h2" } else { "http/1.1" };
+        let times = format!(
+            "connect {}, response {}",
+            print_span(upstream.connect_timeout),
+            print_span(upstream.response_timeout)
+        );
+        vec![upstream.name.to_string(), endpoints.join(", "), protocol.to_owned(), times]
+    };
+    config.upstreams.iter().map(row).collect()
+}
+
+fn routes(config: &Config) -> Vec<Vec<String>> {
+    config.routes.iter().map(|route| self::route(route, config)).collect()
+}
+
+fn route(route: &RouteConfig, config: &Config) -> Vec<String> {
+    let mut matches: Vec<String> = Vec::new();
+    if !route.methods.is_empty() {
+        matches.push(route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>().join("|"));
+    }
+    let target = format!("{}{}", route.host.as_deref().unwrap_or(""), route.path_prefix.as_deref().unwrap_or(""));
+    if !target.is_empty() {
+        matches.push(target);
+    }
+    matches.extend(route.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap_or("..."))));
+    let matches = if matches.is_empty() { "everything".to_owned() } else { matches.join(", ") };
+    let rollouts: Vec<&str> = route
+        .rollouts
+        .iter()
+        .filter_map(|(index, _)| config.rollouts.get(*index))
+        .map(|rollout| &*rollout.plan.name)
+        .collect();
+    let to = match (route.upstream.and_then(|index| config.upstreams.get(index)), rollouts.is_empty()) {
+        (Some(upstream), true) => format!("-> {}", upstream.name),
+        (Some(upstream), false) => format!("-> {} by {}", upstream.name, rollouts.join(", ")),
+        (None, _) => format!("-> by {}", rollouts.join(", ")),
+    };
+    vec![route.name.to_string(), matches, to]
+}
+
+fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    let plan = &rollout.plan;
+    let weight = print_share(plan.weight);
+    row("weight", if plan.staged { format!("{weight} at most, by stages") } else { weight });
+    let mut units = rollout.unit_texts.clone();
+    if let Some(cookie) = &rollout.assign_cookie {
+        units.push(format!("cookie:{cookie} (assigned)"));
+    }
+    row("unit", units.join(", then "));
+    row("salt", rollout.bucketer.salt.to_string());
+    row("hash", hash(rollout, config));
+    if let Some(other) = rollout.requires.and_then(|index| config.rollouts.get(index)) {
+        row("requires", format!("canary of {}", other.plan.name));
+    }
+    for arm in Arm::ALL {
+        row(arm.name(), self::arm(rollout.arm(arm), config));
+    }
+    let statuses: Vec<String> = rollout
+        .errors
+        .statuses
+        .iter()
+        .map(|&(low, high)| match (low == high, low % 100, high - low) {
+            (true, ..) => low.to_string(),
+            (false, 0, 99) => format!("{}xx", low / 100),
+            _ => format!("{low}-{high}"),
+        })
+        .collect();
+    row("errors", format!("{}{}", statuses.join(", "), if rollout.errors.grpc { ", gRPC server faults" } else { "" }));
+    match (plan.killed, plan.enabled, plan.staged) {
+        (true, ..) => row("state", "killed: everything goes to stable".to_owned()),
+        (_, false, _) => row("state", "disabled: everything goes to stable".to_owned()),
+        (_, _, true) => {
+            row("state", "pending: this version carries no stages out, everything goes to stable".to_owned())
+        }
+        _ => {}
+    }
+    rows
+}
+
+/// The scheme by its word in the config.
+fn hash(rollout: &RolloutConfig, config: &Config) -> String {
+    let set = config.effective.pointer(&format!("/rollouts/{}/hash", rollout.plan.name));
+    let word = set.and_then(serde_json::Value::as_str).unwrap_or("murmur3");
+    let seed = rollout.bucketer.seed.as_ref().map_or(String::new(), |seed| format!(", seed {seed}"));
+    match word {
+        "murmur3" | "siphash" => word.to_owned(),
+        foreign => format!("{foreign}, key {}{seed}", rollout.bucketer.key),
+    }
+}
+
+fn arm(arm: &ArmConfig, config: &Config) -> String {
+    let mut text = match &arm.to {
+        ArmTo::Route => "where the route says".to_owned(),
+        ArmTo::Upstream(index) => config.upstreams.get(*index).map_or(String::new(), |to| format!("-> {}", to.name)),
+        ArmTo::Respond(answer) => format!("answers {}", answer.status),
+    };
+    for (name, _) in &arm.set_headers {
+        let _ = write!(text, ", sets {name}");
+    }
+    for name in &arm.remove_headers {
+        let _ = write!(text, ", removes {name}");
+    }
+    text
+}
+
+fn cohort(cohort: &CohortConfig) -> Vec<String> {
+    let mut members: Vec<String> = Vec::new();
+    if cohort.members.count > 0 {
+        members.push(counted(cohort.members.count, "user"));
+    }
+    members.extend(cohort.header.as_ref().map(|(name, value)| format!("header {name}: {value}")));
+    members.extend(cohort.cookie.as_ref().map(|(name, value)| format!("cookie {name}={value}")));
+    members.extend(cohort.share.as_ref().map(|(_, weight)| format!("{} of units", print_share(*weight))));
+    let members = if members.is_empty() { "nobody listed".to_owned() } else { members.join(", or ") };
+    let to = if cohort.exclude { "-> always stable" } else { "-> canary" };
+    let switch = if cohort.enabled { "on" } else { "off" };
+    vec![cohort.name.to_string(), switch.to_owned(), members, to.to_owned()]
+}
+
+fn log_target(target: &LogTarget) -> String {
+    match target {
+        LogTarget::Stdout => "stdout".to_owned(),
+        LogTarget::Stderr => "stderr".to_owned(),
+        LogTarget::File(path) => Path::display(path).to_string(),
+    }
+}
+
+fn share(ppm: u32) -> String {
+    print_share(Weight::from_ppm(ppm).unwrap_or(Weight::FULL))
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Rows with their columns aligned, indented by two.
+fn table(rows: &[Vec<String>], text: &mut String) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let mut line = String::from(" ");
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, " {cell:<width$} ");
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}

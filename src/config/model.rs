@@ -1,0 +1,270 @@
+//! The validated config: what exists here is coherent, so that nobody after `load` has to ask again.
+//!
+//! Plain values without sockets; `compile` makes a `Snapshot` of it, `change` compares two of them.
+
+use crate::rollout::Arm;
+use crate::rollout::bucket::{Bucketer, Weight};
+use crate::rollout::cohort::UserSet;
+use crate::rollout::outcome::ErrorRules;
+use crate::rollout::plan::Plan;
+use crate::snapshot::{AccessLog, FixedAnswer, Limits, Secret, UnitSource};
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+use rustls_pki_types::ServerName;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything a config says. Indices point into its own lists.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder of the state; absolute.
+    pub state_dir: PathBuf,
+    /// Number of worker threads; none is one per core.
+    pub workers: Option<usize>,
+    /// How long open requests may take to finish after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Peers whose forwarded headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Who may force an arm.
+    pub force: ForceConfig,
+    /// Which requests are logged, and where.
+    pub access_log: AccessLogConfig,
+    /// The data plane's limits.
+    pub limits: Limits,
+    /// Addresses that clients connect to; at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// The admin API, if there is one.
+    pub admin: Option<AdminConfig>,
+    /// Named sets of endpoints.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// First match wins; at least one.
+    pub routes: Vec<RouteConfig>,
+    /// All rollouts.
+    pub rollouts: Vec<RolloutConfig>,
+    /// The config as a reader would write it: file and environment merged, paths absolute, secrets never contained.
+    pub effective: serde_json::Value,
+    /// SHA-256 of every file it was made from besides the config itself.
+    pub digests: BTreeMap<PathBuf, [u8; 32]>,
+}
+
+/// Who may force an arm.
+#[derive(Clone, Debug, Default)]
+pub struct ForceConfig {
+    /// Signs tokens; without it none is believed.
+    pub secret: Option<Secret>,
+    /// Peers that may name an arm unsigned.
+    pub trusted: Vec<IpNet>,
+}
+
+/// The access log.
+#[derive(Clone, Debug)]
+pub struct AccessLogConfig {
+    /// Which requests it keeps.
+    pub keep: AccessLog,
+    /// Where it goes.
+    pub target: LogTarget,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// A file, appended to; absolute.
+    File(PathBuf),
+}
+
+/// An address that clients connect to.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// The address as it is written: the `listener` label.
+    pub label: Arc<str>,
+    /// TLS with ALPN prepared, if it terminates TLS.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether HTTP/1.1 is spoken.
+    pub http1: bool,
+    /// Whether HTTP/2 is spoken.
+    pub http2: bool,
+    /// The path that answers with a unit's flags.
+    pub flags_path: Option<Arc<str>>,
+}
+
+/// The admin API.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// Where it listens.
+    pub address: AdminAddress,
+    /// The bearer token it asks for; always there unless the address is loopback or a unix socket.
+    pub token: Option<Secret>,
+}
+
+/// Where the admin API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A unix socket; absolute.
+    Unix(PathBuf),
+}
+
+/// A named set of endpoints, all with TLS or all without.
+#[derive(Clone, Debug)]
+pub struct UpstreamConfig {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its endpoints; at least one.
+    pub endpoints: Vec<EndpointConfig>,
+    /// Whether requests go out as HTTP/2.
+    pub http2: bool,
+    /// TLS with ALPN prepared, if its endpoints are `https://`.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Time for TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// Time from the request being sent to the answer's head.
+    pub response_timeout: Duration,
+    /// How long a pooled connection may lie idle.
+    pub idle_timeout: Duration,
+    /// Open connections of one worker, at most.
+    pub max_connections: usize,
+}
+
+/// One endpoint of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// `host:port`, without a scheme.
+    pub authority: Arc<str>,
+    /// A name to be resolved, or an address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Whether it is `https://`.
+    pub tls: bool,
+    /// The name that TLS asks for and checks, set if `tls`: `tls.sni`, else the host.
+    pub server_name: Option<ServerName<'static>>,
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct RouteConfig {
+    /// Its name; `default` for the one that is there without any configured.
+    pub name: Arc<str>,
+    /// Host in lower case; a leading `*.` stands for every name below.
+    pub host: Option<Arc<str>>,
+    /// Prefix of the path by whole segments, without a slash at its end.
+    pub path_prefix: Option<Arc<str>>,
+    /// Methods; empty means any.
+    pub methods: Vec<Method>,
+    /// Headers with exact values.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Where requests go when no rollout says otherwise; an index into `upstreams`.
+    pub upstream: Option<usize>,
+    /// Rollouts that apply, in order: an index into `rollouts`, and whether it is the one that chooses the upstream.
+    pub rollouts: Vec<(usize, bool)>,
+}
+
+/// One rollout.
+#[derive(Clone, Debug)]
+pub struct RolloutConfig {
+    /// The part that the engine works on.
+    pub plan: Plan,
+    /// Who is asking; the first present and non-empty source wins. With `assign_cookie` that cookie is the last one.
+    pub units: Vec<UnitSource>,
+    /// The sources as they are written.
+    pub unit_texts: Vec<String>,
+    /// The cookie that a new unit id is minted for.
+    pub assign_cookie: Option<Arc<str>>,
+    /// Whether answers carry `x-weir-arm`.
+    pub expose_arm: bool,
+    /// Whether a plan starts by itself.
+    pub autostart: bool,
+    /// The arm's own bucketing.
+    pub bucketer: Bucketer,
+    /// The rollout whose canary a unit must be on; an index into `rollouts`, never in a circle.
+    pub requires: Option<usize>,
+    /// The arms, by arm index.
+    pub arms: [ArmConfig; 2],
+    /// Its cohorts, in the order of the plan's.
+    pub cohorts: Vec<CohortConfig>,
+    /// Which outcomes count against an arm.
+    pub errors: ErrorRules,
+}
+
+impl RolloutConfig {
+    /// Whether its arms choose the upstream or a fixed answer: then at most one such rollout may apply to a route.
+    pub fn chooses(&self) -> bool {
+        self.arms.iter().any(|arm| !matches!(arm.to, ArmTo::Route))
+    }
+
+    /// One of its arms.
+    pub fn arm(&self, arm: Arm) -> &ArmConfig {
+        let [stable, canary] = &self.arms;
+        match arm {
+            Arm::Stable => stable,
+            Arm::Canary => canary,
+        }
+    }
+}
+
+/// What an arm does with its requests.
+#[derive(Clone, Debug)]
+pub struct ArmConfig {
+    /// Where they go.
+    pub to: ArmTo,
+    /// Headers set on the request to the upstream.
+    pub set_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Headers removed from it.
+    pub remove_headers: Vec<HeaderName>,
+}
+
+/// Where an arm's requests go.
+#[derive(Clone, Debug)]
+pub enum ArmTo {
+    /// Where the route says.
+    Route,
+    /// An upstream, by index.
+    Upstream(usize),
+    /// A fixed answer.
+    Respond(Arc<FixedAnswer>),
+}
+
+/// One cohort.
+#[derive(Clone, Debug)]
+pub struct CohortConfig {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its switch.
+    pub enabled: bool,
+    /// Whether its members are kept off the canary.
+    pub exclude: bool,
+    /// Its listed members.
+    pub members: Members,
+    /// Opt-in header: lower-case name and exact value.
+    pub header: Option<(Arc<str>, Arc<str>)>,
+    /// Opt-in cookie: name and exact value.
+    pub cookie: Option<(Arc<str>, Arc<str>)>,
+    /// Its own share of all units, under its own salt.
+    pub share: Option<(Bucketer, Weight)>,
+}
+
+/// The listed members of a cohort, inline and in a file.
+#[derive(Clone, Debug, Default)]
+pub struct Members {
+    /// The set.
+    pub set: Arc<UserSet>,
+    /// How many distinct ids it has.
+    pub count: usize,
+}
+
+impl Config {
+    /// The index of the rollout of that name.
+    pub fn rollout(&self, name: &str) -> Option<usize> {
+        self.rollouts.iter().position(|rollout| &*rollout.plan.name == name)
+    }
+}

@@ -1,0 +1,366 @@
+//! Sections of the contract that this version reads and checks but does not carry out: breaker, shadow, plan, criteria
+//! sources and notifications, as they are written.
+
+use crate::config::decode::{Bytes, Decode, Map, Path, Shape, Spot, Switch, Url, section, words};
+use crate::config::problem::Problems;
+use crate::config::tree::{Kind, Node};
+use crate::rollout::bucket::Weight;
+use std::time::Duration;
+
+section! {
+    /// The local circuit that sends the canary's units to stable when it fails.
+    Breaker {
+        /// `false` switches the whole breaker off.
+        enabled: [optional] bool = "true",
+        /// Failures in a row that trip it; 0 switches the rule off.
+        consecutive_errors: [optional] u32 = "5",
+        /// Requests that wait without any of them being answered.
+        no_answer: [optional] Switch<NoAnswer> = "false",
+        /// Distinct units whose failures a trip needs; 1 switches the guard off.
+        min_units: [optional] u32 = "3",
+        /// Share of a window's requests beyond which a unit's failures do not count.
+        max_unit_share: [optional] Weight = "25%",
+        /// The rule on the share of failures.
+        error_rate: [optional] Switch<ErrorRate> = "{ above = \"50%\", window = \"10s\", min_requests = 20 }",
+        /// The rule on latency.
+        latency: [optional] Switch<Latency> = "false",
+        /// Time until it lets some units probe; doubles with each trip.
+        cooldown: [optional] Duration = "30s",
+        /// Share of canary units let through while probing.
+        probe: [optional] Weight = "1%",
+        /// Trips after which the rollout is rolled back.
+        max_trips: [optional] u32 = "3",
+        /// Whether stable answers a failed canary request.
+        fallback: [optional] Fallback = "safe",
+        /// Whether the canary is spared when stable is as bad.
+        both_arms: [optional] BothArms = "trip",
+    }
+}
+
+section! {
+    /// Requests that wait without any of them being answered.
+    NoAnswer {
+        /// How long they wait.
+        after: [required] Duration,
+        /// How many of them.
+        min_requests: [optional] u32 = "5",
+    }
+}
+
+section! {
+    /// The rule on the share of failures.
+    ErrorRate {
+        /// The limit.
+        above: [required] Weight,
+        /// Over which time.
+        window: [optional] Duration = "10s",
+        /// Requests it needs.
+        min_requests: [optional] u32 = "20",
+    }
+}
+
+section! {
+    /// The rule on latency.
+    Latency {
+        /// Which quantile.
+        quantile: [optional] Quantile = "p99",
+        /// The limit.
+        above: [required] Duration,
+        /// Over which time.
+        window: [optional] Duration = "10s",
+        /// Requests it needs.
+        min_requests: [optional] u32 = "50",
+    }
+}
+
+words! {
+    /// A quantile of latency.
+    Quantile {
+        /// Half of the requests are faster.
+        P50 = "p50",
+        /// 75 %.
+        P75 = "p75",
+        /// 90 %.
+        P90 = "p90",
+        /// 95 %.
+        P95 = "p95",
+        /// 99 %.
+        P99 = "p99",
+        /// 99.9 %.
+        P999 = "p999",
+    }
+}
+
+words! {
+    /// Whether stable answers a failed canary request.
+    Fallback {
+        /// Where that is provably safe.
+        Safe = "safe",
+        /// For idempotent requests as well.
+        Idempotent = "idempotent",
+        /// Never.
+        Off = "off",
+    }
+}
+
+words! {
+    /// What happens when both arms are bad.
+    BothArms {
+        /// The canary is spared, somebody is told.
+        Alert = "alert",
+        /// The canary is blamed.
+        Trip = "trip",
+    }
+}
+
+section! {
+    /// The mirrored copy of requests, whose answers never reach a client.
+    Shadow {
+        /// Share of the units on stable.
+        share: [optional] Weight = "0%",
+        /// Methods that are mirrored.
+        methods: [optional] Vec<Spot<String>> = "[\"GET\", \"HEAD\"]",
+        /// Longest body that is mirrored.
+        max_body: [optional] Bytes = "256KiB",
+        /// Copies under way in the process.
+        max_in_flight: [optional] u32 = "64",
+        /// Time for the copy's answer.
+        timeout: [optional] Duration = "10s",
+        /// Memory of all copies in the process.
+        max_memory: [optional] Bytes = "64MiB",
+        /// Headers kept although they identify somebody: `authorization`, `cookie`.
+        keep_headers: [optional] Vec<Spot<String>> = "[]",
+        /// Comparison of the answers.
+        diff: [optional] Diff,
+    }
+}
+
+section! {
+    /// Comparison of shadow and primary answers.
+    Diff {
+        /// Share of copies that are compared.
+        share: [optional] Weight = "10%",
+        /// Relative difference under which two numbers are equal.
+        tolerance: [optional] f64 = "0.0",
+        /// Share of samples that may differ. Default: `tolerance`.
+        max_diff_rate: [optional] Weight,
+        /// What is not compared: JSON pointers with `*`, or `header:NAME`.
+        ignore: [optional] Vec<Spot<String>> = "[]",
+        /// Share of samples that measure how much stable differs from itself.
+        noise: [optional] Weight = "0%",
+        /// Longest body that is compared.
+        max_body: [optional] Bytes = "256KiB",
+        /// Whether the order of lists matters.
+        array_order: [optional] bool = "true",
+        /// Whether fields that only the canary has are differences.
+        added_fields: [optional] bool = "true",
+    }
+}
+
+section! {
+    /// A stage of the plan.
+    Stage {
+        /// Its name.
+        name: [required] String,
+        /// Share of units on the canary.
+        weight: [required] Weight,
+        /// Share of units that are mirrored.
+        shadow: [optional] Weight,
+        /// Time it lasts at least.
+        min_duration: [optional] Duration = "0s",
+        /// Time after which it pauses without a pass.
+        max_duration: [optional] Duration,
+        /// Cohorts that it admits.
+        cohorts: [optional] Vec<Spot<String>> = "[]",
+        /// `ROLLOUT:STAGE` that must be finished before it starts.
+        after: [optional] String,
+        /// Criteria that must pass before it ends.
+        gates: [optional] Vec<Spot<Gate>> = "[]",
+        /// Whether it ends only when somebody approves.
+        approval: [optional] bool = "false",
+        /// Whether both arms are recorded as the baseline when it ends.
+        capture_baseline: [optional] bool = "false",
+    }
+}
+
+/// A criterion as text, or a table with options.
+#[derive(Clone, Debug)]
+pub enum Gate {
+    /// The criterion alone.
+    Text(String),
+    /// With options.
+    Options(GateOptions),
+}
+
+impl Decode for Gate {
+    fn shape() -> Shape {
+        Shape::Either(vec![GateOptions::shape(), Shape::Text])
+    }
+
+    fn decode(node: &Node, path: &Path<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        match node.kind {
+            Kind::Table(_) => GateOptions::decode(node, path, problems).map(Gate::Options),
+            _ => String::decode(node, path, problems).map(Gate::Text),
+        }
+    }
+}
+
+section! {
+    /// A criterion with options.
+    GateOptions {
+        /// The criterion.
+        when: [required] String,
+        /// Over which time: a duration, or `"stage"` for all of the stage.
+        window: [optional] GateWindow = "stage",
+        /// Requests it needs; fewer are no verdict.
+        min_requests: [optional] u32 = "100",
+    }
+}
+
+/// The time a gate looks at.
+#[derive(Clone, Copy, Debug)]
+pub enum GateWindow {
+    /// All of the stage.
+    Stage,
+    /// The last part of it.
+    Last(Duration),
+}
+
+impl Decode for GateWindow {
+    fn shape() -> Shape {
+        Shape::Either(vec![Shape::Span, Shape::Word(&["stage"])])
+    }
+
+    fn decode(node: &Node, path: &Path<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        match &node.kind {
+            Kind::Text(text) if text == "stage" => Some(GateWindow::Stage),
+            _ => Duration::decode(node, path, problems).map(GateWindow::Last),
+        }
+    }
+}
+
+section! {
+    /// A criterion that is watched while stages run, and what it does.
+    Trigger {
+        /// Its name.
+        name: [required] String,
+        /// The criterion.
+        when: [required] String,
+        /// How long it must hold.
+        r#for: [optional] Duration = "0s",
+        /// What it does.
+        action: [required] Action,
+        /// `true` only reports.
+        dry_run: [optional] bool = "false",
+        /// Another rollout that is acted on.
+        rollout: [optional] String,
+        /// Over which time.
+        window: [optional] Duration = "1m",
+        /// Requests it needs.
+        min_requests: [optional] u32 = "1",
+        /// Whether the canary is spared when stable breaches the same limit.
+        both_arms: [optional] BothArms = "trip",
+    }
+}
+
+words! {
+    /// What a trigger does.
+    Action {
+        /// Weight 0, cohorts off.
+        Rollback = "rollback",
+        /// To the stage before.
+        Previous = "previous",
+        /// Half the weight, and pause.
+        Half = "half",
+        /// Pause.
+        Pause = "pause",
+        /// Tell somebody.
+        Alert = "alert",
+    }
+}
+
+section! {
+    /// A named rate taken from responses.
+    Signal {
+        /// Which responses count.
+        when: [required] SignalWhen,
+    }
+}
+
+section! {
+    /// Which responses a signal counts.
+    SignalWhen {
+        /// Headers with their exact values.
+        response_header: [required] Map<String>,
+    }
+}
+
+section! {
+    /// A value read from a Prometheus server.
+    Query {
+        /// The server.
+        url: [required] Url,
+        /// The query.
+        expr: [required] String,
+        /// Time between queries.
+        interval: [optional] Duration = "5s",
+        /// Time for the answer.
+        timeout: [optional] Duration = "2s",
+        /// Age from which a value is no data.
+        max_age: [optional] Duration = "1m",
+    }
+}
+
+section! {
+    /// Who is told of what happens.
+    Notify {
+        /// How.
+        kind: [required] NotifyKind,
+        /// Where.
+        url: [required] Url,
+        /// Of what. Default: everything.
+        events: [optional] Vec<Spot<NotifyEvent>>,
+    }
+}
+
+words! {
+    /// How somebody is told.
+    NotifyKind {
+        /// JSON by POST.
+        Webhook = "webhook",
+        /// A Slack webhook.
+        Slack = "slack",
+        /// An Alertmanager.
+        Alertmanager = "alertmanager",
+    }
+}
+
+words! {
+    /// What somebody is told of.
+    NotifyEvent {
+        /// A stage began.
+        Stage = "stage",
+        /// A stage waits for approval.
+        Approval = "approval",
+        /// A trigger alerts.
+        Alert = "alert",
+        /// A rollout paused.
+        Pause = "pause",
+        /// It goes on.
+        Resume = "resume",
+        /// The breaker tripped.
+        Trip = "trip",
+        /// It closed.
+        Recover = "recover",
+        /// A rollout was rolled back.
+        Rollback = "rollback",
+        /// Stable is sick after a rollback.
+        Escalate = "escalate",
+        /// Somebody killed a rollout.
+        Kill = "kill",
+        /// Somebody revived it.
+        Revive = "revive",
+        /// A rollout is complete.
+        Complete = "complete",
+    }
+}

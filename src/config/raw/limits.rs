@@ -1,0 +1,80 @@
+//! `[limits]`, as it is written. Defaults stand here and nowhere else; `limits` reads them from this table.
+
+use crate::config::decode::{Bytes, OrOff, section};
+use std::time::Duration;
+
+section! {
+    /// Limits of connections, times and sizes.
+    Limits {
+        /// TLS handshake of a client.
+        tls_handshake_timeout: [optional] Duration = "5s",
+        /// From accepting a connection to its first byte.
+        first_byte_timeout: [optional] Duration = "10s",
+        /// From the first byte of a request's head to its end.
+        header_timeout: [later "a head may take as long as `keep_alive_idle`"] Duration = "10s",
+        /// HTTP/1 connection without a request.
+        keep_alive_idle: [optional] Duration = "60s",
+        /// HTTP/2 connection without a stream.
+        h2_idle: [later "an idle HTTP/2 connection stays as long as it answers pings"] Duration = "5m",
+        /// Request body of which the client sends no byte.
+        body_idle: [optional] Duration = "15s",
+        /// Bytes per second that a request body must reach after its first 5 seconds.
+        body_min_rate: [later "slow bodies are only cut when they stand still"] Bytes = "240B",
+        /// Answer that the client does not take.
+        write_stall: [later "a client that does not read is not cut off"] Duration = "30s",
+        /// Answer of which the upstream sends no byte.
+        stream_idle: [optional] OrOff<Duration> = "5m",
+        /// Connection to an upstream, TLS included.
+        connect_timeout: [optional] Duration = "2s",
+        /// From a request being sent to the head of its answer.
+        response_timeout: [optional] Duration = "15s",
+        /// Age at which a client's connection is asked to close.
+        connection_max_age: [later "connections are not closed for their age"] OrOff<Duration> = "off",
+        /// Age at which a pooled upstream connection is not used again.
+        upstream_max_lifetime: [optional] Duration = "5m",
+        /// How long an upstream connection may lie idle in the pool.
+        upstream_idle: [optional] Duration = "30s",
+        /// Requests on one client connection.
+        requests_per_connection: [later "requests of a connection are not counted"] u32 = "10000",
+        /// Client connections of the process.
+        max_connections: [later "connections are not counted against a maximum"] u32 = "10000",
+        /// Client connections of one address.
+        max_connections_per_ip: [later "connections of an address are not counted"] OrOff<u32> = "256",
+        /// TLS handshakes under way.
+        max_handshakes: [later "handshakes are not counted"] u32 = "256",
+        /// Requests under way in the process.
+        max_in_flight: [later "requests under way are not counted against a maximum"] u32 = "10000",
+        /// Requests under way on one arm.
+        max_in_flight_per_arm: [later "requests under way are not counted against a maximum"] u32 = "1024",
+        /// Header fields of a request, cookie crumbs included.
+        max_headers: [optional] u32 = "100",
+        /// Head of an HTTP/1 request.
+        max_header_bytes: [later "`h1_buffer` bounds the head of an HTTP/1 request"] Bytes = "32KiB",
+        /// Head of an HTTP/2 request.
+        max_h2_header_bytes: [optional] Bytes = "16KiB",
+        /// Target of a request.
+        max_uri_bytes: [optional] Bytes = "8KiB",
+        /// Head of an upstream's answer.
+        max_upstream_header_bytes: [optional] Bytes = "64KiB",
+        /// Read buffer of an HTTP/1 connection.
+        h1_buffer: [optional] Bytes = "64KiB",
+        /// Concurrent streams of an HTTP/2 connection.
+        h2_streams: [optional] u32 = "100",
+        /// Flow-control window of a stream.
+        h2_stream_window: [optional] Bytes = "64KiB",
+        /// Flow-control window of an HTTP/2 connection.
+        h2_connection_window: [optional] Bytes = "1MiB",
+        /// Bytes queued for a stream.
+        h2_send_buffer: [optional] Bytes = "64KiB",
+        /// Streams that a client resets before they are served.
+        h2_resets: [optional] u32 = "100",
+        /// Streams reset by weir for the client's errors.
+        h2_local_resets: [optional] u32 = "128",
+        /// Silence after which an HTTP/2 connection is asked for a sign of life.
+        h2_ping: [optional] Duration = "30s",
+        /// Time for that sign.
+        h2_ping_timeout: [optional] Duration = "10s",
+        /// Longest request body; a longer one is refused with 413.
+        max_body: [later "bodies are streamed without a cap"] OrOff<Bytes> = "off",
+    }
+}

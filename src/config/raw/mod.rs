@@ -1,0 +1,148 @@
+//! The file's mirror: every key of the contract with its type and meaning, one table per section. Nothing here is checked
+//! beyond types and units; `validate` turns it into a `Config`, and none of it leaves `config`.
+
+#![expect(dead_code, reason = "some keys are read only to be checked; a later version carries them out")]
+
+mod later;
+mod limits;
+mod rollout;
+mod traffic;
+
+pub use later::*;
+pub use limits::*;
+pub use rollout::*;
+pub use traffic::*;
+
+use super::decode::{FilePath, Map, Output, SecretText, Socket, Spot, section, words};
+use crate::rollout::bucket::Weight;
+use std::time::Duration;
+
+section! {
+    /// The config of weir: what it listens on, where requests go, and which rollouts divide them.
+    Root {
+        /// Folder of the state (SQLite): weights and switches set at run time, and the audit trail. Created if absent.
+        state_dir: [optional] FilePath = "weir-state",
+        /// Peers (addresses or networks) whose `x-forwarded-*`, `forwarded` and `x-weir-*` headers are believed.
+        trusted_proxies: [optional] Vec<Spot<String>> = "[]",
+        /// How long open requests may take to finish after SIGTERM.
+        drain_timeout: [optional] Duration = "30s",
+        /// Number of worker threads. Default: one per core.
+        workers: [optional] u32,
+        /// Limits of connections, times and sizes. Every one has a default; `weir check --limits` prints them.
+        limits: [optional] Limits,
+        /// Who may force an arm.
+        force: [optional] Force,
+        /// The switch that sends everything to stable.
+        kill: [optional] Kill,
+        /// Which requests are logged, and where.
+        access_log: [optional] AccessLog,
+        /// Addresses that clients connect to.
+        listeners: [required] Vec<Spot<Listener>>,
+        /// The admin API. Without this section there is none.
+        admin: [optional] Admin,
+        /// Named sets of endpoints.
+        upstreams: [optional] Map<Upstream> = "{}",
+        /// Which requests go where; the first match wins. Without routes everything goes to the only rollout.
+        routes: [optional] Vec<Spot<Route>> = "[]",
+        /// Controlled changes, each with two arms.
+        rollouts: [optional] Map<Rollout> = "{}",
+        /// Named rates taken from responses.
+        signals: [later "no signal is counted"] Map<Signal> = "{}",
+        /// Values read from a Prometheus server.
+        queries: [later "no query is asked"] Map<Query> = "{}",
+        /// Who is told of what happens.
+        notify: [later "nobody is notified"] Vec<Spot<Notify>> = "[]",
+    }
+}
+
+section! {
+    /// Who may force an arm.
+    Force {
+        /// File with the secret that signs forced-arm tokens, at least 128 bits.
+        secret_file: [optional] FilePath,
+        /// The secret itself; only as the environment variable `WEIR__FORCE__SECRET`.
+        secret: [optional] SecretText,
+        /// Peers (addresses or networks) that may name an arm without a token.
+        trusted: [optional] Vec<Spot<String>> = "[]",
+    }
+}
+
+section! {
+    /// The switch that sends everything to stable.
+    Kill {
+        /// `true` kills every rollout.
+        all: [optional] bool = "false",
+    }
+}
+
+section! {
+    /// Which requests are logged, and where: one JSON object a line.
+    AccessLog {
+        /// `off`, `sampled` (a share of requests) or `full`.
+        mode: [optional] AccessLogMode = "off",
+        /// Share of requests that are logged with `mode = "sampled"`.
+        share: [optional] Weight = "1%",
+        /// `stdout`, `stderr` or a file, which is appended to.
+        path: [optional] Output = "stdout",
+    }
+}
+
+words! {
+    /// Which requests the access log keeps.
+    AccessLogMode {
+        /// None.
+        Off = "off",
+        /// A share.
+        Sampled = "sampled",
+        /// All.
+        Full = "full",
+    }
+}
+
+section! {
+    /// An address that clients connect to.
+    Listener {
+        /// Address and port, e.g. `0.0.0.0:8080` or `[::]:8443`.
+        address: [required] String,
+        /// Certificate and key; with them the listener speaks TLS. Read again when the files change.
+        tls: [optional] CertificateFiles,
+        /// Protocols spoken, chosen by ALPN, or without TLS by the first bytes.
+        protocols: [optional] Vec<Spot<Protocol>> = "[\"h2\", \"http/1.1\"]",
+        /// Path that answers `?unit=U` with the arms of that unit. Off unless set.
+        flags_path: [optional] String,
+        /// Path that takes web vitals from browsers. Off unless set.
+        vitals_path: [later "web vitals are not collected"] String,
+    }
+}
+
+section! {
+    /// A certificate and its key.
+    CertificateFiles {
+        /// PEM file with the certificate chain, the leaf first.
+        cert: [required] FilePath,
+        /// PEM file with the private key.
+        key: [required] FilePath,
+    }
+}
+
+words! {
+    /// An HTTP version as ALPN names it.
+    Protocol {
+        /// HTTP/2.
+        H2 = "h2",
+        /// HTTP/1.1.
+        Http1 = "http/1.1",
+    }
+}
+
+section! {
+    /// The admin API.
+    Admin {
+        /// A loopback address with port, or `unix:PATH`. Any other address needs a token.
+        address: [optional] Socket = "127.0.0.1:9900",
+        /// File with the bearer token, at least 128 bits.
+        token_file: [optional] FilePath,
+        /// The token itself; only as the environment variable `WEIR__ADMIN__TOKEN`.
+        token: [optional] SecretText,
+    }
+}

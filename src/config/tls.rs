@@ -1,0 +1,131 @@
+//! Certificates and keys to rustls configs: TLS 1.2 and 1.3, aws-lc-rs, ALPN prepared, no early data.
+//!
+//! Reads files and reports what is wrong with them as one sentence. Called by `validate`; the data plane only uses the result.
+
+use rustls::crypto::aws_lc_rs;
+use rustls::server::ProducesTickets;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+/// The bytes of a PEM file and the path that messages name.
+#[derive(Clone, Copy, Debug)]
+pub struct Pem<'a> {
+    /// Where it was read.
+    pub path: &'a Path,
+    /// Its content.
+    pub bytes: &'a [u8],
+}
+
+/// A certificate chain and its key.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// The chain, the leaf first.
+    pub cert: Pem<'a>,
+    /// The key.
+    pub key: Pem<'a>,
+}
+
+/// TLS of a listener; `protocols` are ALPN names in order of preference.
+pub fn server(identity: Identity<'_>, protocols: &[&str]) -> Result<Arc<ServerConfig>, String> {
+    let (chain, key) = (chain(identity.cert)?, key(identity.key)?);
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(VERSIONS)
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+    let mut config =
+        builder.with_no_client_auth().with_single_cert(chain, key).map_err(|error| mismatch(identity, &error))?;
+    config.alpn_protocols = alpn(protocols);
+    config.max_early_data_size = 0;
+    if let Some(ticketer) = shared_ticketer() {
+        config.ticketer = ticketer;
+    }
+    Ok(Arc::new(config))
+}
+
+/// TLS towards an upstream; without `ca` the system's authorities are trusted.
+pub fn client(
+    ca: Option<Pem<'_>>,
+    identity: Option<Identity<'_>>,
+    protocol: &str,
+) -> Result<Arc<ClientConfig>, String> {
+    let roots = match ca {
+        Some(ca) => private_roots(ca)?,
+        None => system_roots()?,
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(VERSIONS)
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder
+            .with_client_auth_cert(chain(identity.cert)?, key(identity.key)?)
+            .map_err(|error| mismatch(identity, &error))?,
+    };
+    config.alpn_protocols = alpn(&[protocol]);
+    config.enable_early_data = false;
+    Ok(Arc::new(config))
+}
+
+fn chain(pem: Pem<'_>) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.bytes).collect();
+    match certificates {
+        Ok(chain) if chain.is_empty() => Err(format!("{} holds no PEM certificate", pem.path.display())),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(format!("{} is no PEM file: {error}", pem.path.display())),
+    }
+}
+
+fn key(pem: Pem<'_>) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem.bytes).map_err(|error| match error {
+        rustls_pki_types::pem::Error::NoItemsFound => {
+            let encrypted = memchr::memmem::find(pem.bytes, b"ENCRYPTED PRIVATE KEY").is_some();
+            let hint = if encrypted { ": it is encrypted, and weir asks for no passphrase" } else { "" };
+            format!("{} holds no PEM private key{hint}", pem.path.display())
+        }
+        // The error itself may quote a line of the key.
+        _ => format!("{} is no PEM file", pem.path.display()),
+    })
+}
+
+fn mismatch(identity: Identity<'_>, error: &rustls::Error) -> String {
+    let (cert, key) = (identity.cert.path.display(), identity.key.path.display());
+    match error {
+        rustls::Error::InconsistentKeys(_) => format!("the key {key} does not belong to the certificate {cert}"),
+        other => format!("{cert} and {key} cannot be used: {other}"),
+    }
+}
+
+fn private_roots(ca: Pem<'_>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(ca)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| format!("{} holds a certificate that cannot be used: {error}", ca.path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    // Systems carry certificates that no library accepts; one that can be used is enough to start with.
+    let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    match added {
+        0 => Err("this system has no certificate authorities: name a file by `tls.ca`".to_owned()),
+        _ => Ok(roots),
+    }
+}
+
+/// One ticketer for the life of the process, so that sessions survive a change of certificates.
+fn shared_ticketer() -> Option<Arc<dyn ProducesTickets>> {
+    static TICKETER: OnceLock<Option<Arc<dyn ProducesTickets>>> = OnceLock::new();
+    TICKETER.get_or_init(|| aws_lc_rs::Ticketer::new().ok()).clone()
+}
+
+fn alpn(protocols: &[&str]) -> Vec<Vec<u8>> {
+    protocols.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
