@@ -27,6 +27,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod latch;
 pub mod rollout;
 pub mod snapshot;

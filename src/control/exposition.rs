@@ -1,0 +1,337 @@
+//! The text of `GET /metrics` for everything that is counted on the request path, straight from the cells.
+//!
+//! It formats and adds up, nothing else. Names and labels are those of the contract; label values come from the config
+//! only. What happens off the request path is counted by `facade` and joined by the supervisor.
+
+use super::collect::{Collector, Reading};
+use crate::rollout::Arm;
+use crate::rollout::bucket::Weight;
+use crate::rollout::histogram::bucket_of;
+use crate::rollout::outcome::{CodeClass, ErrorKind};
+use crate::rollout::report::State;
+use crate::tally::{Cell, GaugeKey, PerWorker, REFUSALS, Registry, SeriesKey};
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+
+/// How a rollout stands, for its gauges.
+#[derive(Clone, Debug)]
+pub struct Stand {
+    /// The rollout.
+    pub rollout: Arc<str>,
+    /// Where it is in its life.
+    pub state: State,
+    /// The weight in force, kill aside.
+    pub weight: Weight,
+}
+
+/// Writes every metric of the request path in the text format of Prometheus, version 0.0.4.
+pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> String {
+    let mut text = Text::default();
+    let sums = Sums::of(registry);
+    requests(&mut text, &sums);
+    durations(&mut text, &sums);
+    bodies(&mut text, &sums);
+    decisions(&mut text, collector);
+    rollouts(&mut text, stands);
+    process(&mut text, registry);
+    text.0
+}
+
+/// A rollout and an arm; requests without a rollout have the empty name and `stable`.
+type ArmKey = (Arc<str>, Arm);
+
+/// All series, read once and added up as the metrics need them.
+#[derive(Default)]
+struct Sums {
+    by_route: BTreeMap<(Arc<str>, Arm, Arc<str>), [u64; CodeClass::COUNT]>,
+    by_arm: BTreeMap<ArmKey, Reading>,
+    forced: BTreeMap<ArmKey, [u64; CodeClass::COUNT]>,
+    by_cohort: BTreeMap<(Arc<str>, Arm, Arc<str>), [u64; CodeClass::COUNT]>,
+}
+
+impl Sums {
+    fn of(registry: &Registry) -> Sums {
+        let mut sums = Sums::default();
+        for (key, cells) in registry.all_series() {
+            let reading = Reading::of(cells);
+            let (rollout, arm, route) = match key {
+                SeriesKey::Arm { rollout, arm, route } => (Arc::clone(rollout), *arm, route),
+                SeriesKey::Plain { route } => (Arc::from(""), Arm::Stable, route),
+                SeriesKey::Forced { rollout, arm } => {
+                    sums.forced.insert((Arc::clone(rollout), *arm), reading.codes);
+                    continue;
+                }
+                SeriesKey::Cohort { rollout, arm, cohort } => {
+                    sums.by_cohort.insert((Arc::clone(rollout), *arm, Arc::clone(cohort)), reading.codes);
+                    continue;
+                }
+            };
+            sums.by_route.insert((Arc::clone(&rollout), arm, Arc::clone(route)), reading.codes);
+            sums.by_arm.entry((rollout, arm)).or_default().add(&reading);
+        }
+        sums
+    }
+}
+
+fn requests(text: &mut Text, sums: &Sums) {
+    text.family("weir_requests_total", "counter", "Requests that ended, by arm, route and class of the status.");
+    for ((rollout, arm, route), codes) in &sums.by_route {
+        for (code, count) in CodeClass::ALL.iter().zip(codes) {
+            let labels = [("rollout", &**rollout), ("arm", arm.name()), ("route", route), ("code", code.label())];
+            text.sample("", &labels, count);
+        }
+    }
+    text.family("weir_request_errors_total", "counter", "Requests that count as a failure of their arm, by kind.");
+    for ((rollout, arm), reading) in &sums.by_arm {
+        for (kind, count) in ErrorKind::ALL.iter().zip(reading.errors) {
+            text.sample("", &[("rollout", rollout), ("arm", arm.name()), ("kind", kind.label())], count);
+        }
+    }
+    text.family("weir_client_left_total", "counter", "Requests whose client left before the end; nobody's failure.");
+    for ((rollout, arm), reading) in &sums.by_arm {
+        text.sample("", &[("rollout", rollout), ("arm", arm.name())], reading.client_left);
+    }
+    text.family("weir_requests_in_flight", "gauge", "Requests under way.");
+    for ((rollout, arm), reading) in &sums.by_arm {
+        let in_flight = reading.started.saturating_sub(reading.ended);
+        text.sample("", &[("rollout", rollout), ("arm", arm.name())], in_flight);
+    }
+    text.family(
+        "weir_forced_requests_total",
+        "counter",
+        "Requests whose arm was forced; other counts of requests leave them out.",
+    );
+    for ((rollout, arm), codes) in &sums.forced {
+        for (code, count) in CodeClass::ALL.iter().zip(codes) {
+            text.sample("", &[("rollout", rollout), ("arm", arm.name()), ("code", code.label())], count);
+        }
+    }
+    text.family("weir_cohort_requests_total", "counter", "Requests that a cohort decided.");
+    for ((rollout, arm, cohort), codes) in &sums.by_cohort {
+        for (code, count) in CodeClass::ALL.iter().zip(codes) {
+            let labels = [("rollout", &**rollout), ("arm", arm.name()), ("cohort", cohort), ("code", code.label())];
+            text.sample("", &labels, count);
+        }
+    }
+}
+
+fn durations(text: &mut Text, sums: &Sums) {
+    let help = "Time from a request's head to the head of its answer.";
+    text.family("weir_request_duration_seconds", "histogram", help);
+    let edges: Vec<(String, usize)> = bounds_us().map(|us| (seconds(us), bucket_of(us))).collect();
+    for ((rollout, arm), reading) in &sums.by_arm {
+        let arm = arm.name();
+        let mut buckets = reading.first_byte.iter();
+        let (mut seen, mut below) = (0, 0);
+        for (edge, bucket) in &edges {
+            below += buckets.by_ref().take(bucket - seen).sum::<u64>();
+            seen = *bucket;
+            text.sample("_bucket", &[("rollout", rollout), ("arm", arm), ("le", edge)], below);
+        }
+        let count = below + buckets.sum::<u64>();
+        text.sample("_bucket", &[("rollout", rollout), ("arm", arm), ("le", "+Inf")], count);
+        text.sample("_sum", &[("rollout", rollout), ("arm", arm)], seconds(reading.first_byte_us));
+        text.sample("_count", &[("rollout", rollout), ("arm", arm)], count);
+    }
+}
+
+fn bodies(text: &mut Text, sums: &Sums) {
+    text.family("weir_request_bytes_total", "counter", "Bytes of request bodies sent upstream.");
+    for ((rollout, arm), reading) in &sums.by_arm {
+        text.sample("", &[("rollout", rollout), ("arm", arm.name())], reading.bytes_in);
+    }
+    text.family("weir_response_bytes_total", "counter", "Bytes of answer bodies sent to clients.");
+    for ((rollout, arm), reading) in &sums.by_arm {
+        text.sample("", &[("rollout", rollout), ("arm", arm.name())], reading.bytes_out);
+    }
+}
+
+fn decisions(text: &mut Text, collector: &Collector) {
+    text.family("weir_decisions_total", "counter", "Decisions, by arm and reason.");
+    for ((rollout, arm, reason), count) in collector.decisions() {
+        text.sample("", &[("rollout", &rollout), ("arm", arm.name()), ("reason", &reason)], count);
+    }
+}
+
+fn rollouts(text: &mut Text, stands: &[Stand]) {
+    text.family("weir_rollout_weight_ratio", "gauge", "Share of units on the canary, kill aside.");
+    for stand in stands {
+        text.sample("", &[("rollout", &stand.rollout)], f64::from(stand.weight.ppm()) / 1e6);
+    }
+    text.family("weir_rollout_state", "gauge", "1 for the state that the rollout is in.");
+    for stand in stands {
+        for state in State::ALL {
+            let labels = [("rollout", &*stand.rollout), ("state", state.word())];
+            text.sample("", &labels, u8::from(state == stand.state));
+        }
+    }
+}
+
+fn process(text: &mut Text, registry: &Registry) {
+    let sum = |cells: &PerWorker<Cell>| cells.iter().map(Cell::read).sum::<u64>();
+    text.family("weir_refused_total", "counter", "Requests that weir answered itself because they cannot be proxied.");
+    let counts = registry.counts();
+    for (index, reason) in REFUSALS.iter().enumerate() {
+        let refused = counts.iter().filter_map(|worker| worker.refused.get(index)).map(Cell::read);
+        text.sample("", &[("reason", reason)], refused.sum::<u64>());
+    }
+    text.family("weir_upstream_connections", "gauge", "Connections to upstreams: active ones carry requests.");
+    for (key, cells) in registry.all_gauges() {
+        match key {
+            GaugeKey::UpstreamActive(upstream) => {
+                text.sample("", &[("upstream", upstream), ("state", "active")], sum(cells));
+            }
+            GaugeKey::UpstreamIdle(upstream) => {
+                text.sample("", &[("upstream", upstream), ("state", "idle")], sum(cells));
+            }
+            GaugeKey::Connections(_) => {}
+        }
+    }
+    text.family("weir_connections", "gauge", "Open client connections, by the listener's address.");
+    for (key, cells) in registry.all_gauges() {
+        if let GaugeKey::Connections(listener) = key {
+            text.sample("", &[("listener", listener)], sum(cells));
+        }
+    }
+    text.family("weir_access_log_dropped_total", "counter", "Access log lines that did not fit into the queue.");
+    text.sample("", &[], counts.iter().map(|worker| worker.access_dropped.read()).sum::<u64>());
+    let help = "Requests sent again because a pooled connection had been closed under them.";
+    text.family("weir_upstream_retries_total", "counter", help);
+    text.sample("", &[], counts.iter().map(|worker| worker.upstream_retries.read()).sum::<u64>());
+    text.family("weir_build_info", "gauge", "1; the label is the version that runs.");
+    text.sample("", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+/// The upper bounds of the duration histogram: powers of two in microseconds and their 1.5 multiples, which are edges of
+/// our buckets, so that no sample is ever on the wrong side of one.
+fn bounds_us() -> impl Iterator<Item = u64> {
+    let all = (FIRST_BOUND_BITS..=LAST_BOUND_BITS).flat_map(|bits| [1_u64 << bits, 3 << (bits - 1)]);
+    all.take_while(|us| *us <= 1 << LAST_BOUND_BITS)
+}
+
+/// Microseconds as a decimal number of seconds, exact.
+fn seconds(us: u64) -> String {
+    let (whole, part) = (us / 1_000_000, us % 1_000_000);
+    let text = format!("{whole}.{part:06}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// The first bound, 256 us: under it a proxied request is only noise.
+const FIRST_BOUND_BITS: u32 = 8;
+/// The last bound, 67 s: beyond every sane response timeout.
+const LAST_BOUND_BITS: u32 = 26;
+
+/// The text so far, and the family that samples belong to.
+#[derive(Default)]
+struct Text(String, &'static str);
+
+impl Text {
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        self.1 = name;
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        let text = &mut self.0;
+        text.push_str(self.1);
+        text.push_str(suffix);
+        for (index, (label, value)) in labels.iter().enumerate() {
+            text.push(if index == 0 { '{' } else { ',' });
+            text.push_str(label);
+            text.push_str("=\"");
+            escape(text, value);
+            text.push('"');
+        }
+        if !labels.is_empty() {
+            text.push('}');
+        }
+        let _ = writeln!(text, " {value}");
+    }
+}
+
+/// Appends a label's value as the text format wants it.
+fn escape(text: &mut String, value: &str) {
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            other => text.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::histogram::lower_bound_us;
+
+    #[test]
+    fn bounds_are_edges_of_buckets_from_256_us_to_67_s() {
+        let bounds: Vec<u64> = bounds_us().collect();
+        assert_eq!((bounds.len(), bounds[0], bounds[1], bounds[36]), (37, 256, 384, 1 << 26));
+        assert!(bounds.iter().all(|us| lower_bound_us(bucket_of(*us)) == *us));
+        assert!(bounds.is_sorted());
+    }
+
+    #[test]
+    fn seconds_are_written_exactly() {
+        let cases = [(0, "0"), (256, "0.000256"), (1_500_000, "1.5"), (67_108_864, "67.108864"), (20_000_000, "20")];
+        for (us, text) in cases {
+            assert_eq!(seconds(us), text);
+        }
+    }
+
+    #[test]
+    fn every_sample_is_counted_at_or_below_its_bound_and_in_the_end() {
+        let mut registry = Registry::new(1);
+        let key = SeriesKey::Arm { rollout: "chat".into(), arm: Arm::Canary, route: "api".into() };
+        let cells = registry.series(key);
+        for us in [100, 255, 256, 300, 1_000_000, 600_000_000] {
+            cells.of(0).unwrap().first_byte.record(us);
+            cells.of(0).unwrap().first_byte_us.add(us);
+        }
+        let text = render(&registry, &Collector::default(), &[]);
+        let has = |line: &str| assert!(text.contains(line), "{line} in\n{text}");
+        has("weir_request_duration_seconds_bucket{rollout=\"chat\",arm=\"canary\",le=\"0.000256\"} 2\n");
+        has("weir_request_duration_seconds_bucket{rollout=\"chat\",arm=\"canary\",le=\"0.000384\"} 4\n");
+        has("weir_request_duration_seconds_bucket{rollout=\"chat\",arm=\"canary\",le=\"67.108864\"} 5\n");
+        has("weir_request_duration_seconds_bucket{rollout=\"chat\",arm=\"canary\",le=\"+Inf\"} 6\n");
+        has("weir_request_duration_seconds_count{rollout=\"chat\",arm=\"canary\"} 6\n");
+        has("weir_request_duration_seconds_sum{rollout=\"chat\",arm=\"canary\"} 601.000911\n");
+    }
+
+    #[test]
+    fn requests_are_told_by_route_and_class_and_without_a_rollout_as_stable() {
+        let mut registry = Registry::new(2);
+        let plain = registry.series(SeriesKey::Plain { route: "a\"b\\c\nd".into() });
+        for worker in plain.iter() {
+            worker.started.add(2);
+            worker.ended.add(1);
+            worker.codes[CodeClass::Success as usize].add(1);
+        }
+        let text = render(&registry, &Collector::default(), &[]);
+        let labels = "rollout=\"\",arm=\"stable\",route=\"a\\\"b\\\\c\\nd\",code=\"2xx\"";
+        assert!(text.contains(&format!("weir_requests_total{{{labels}}} 2\n")), "{text}");
+        assert!(text.contains("weir_requests_in_flight{rollout=\"\",arm=\"stable\"} 2\n"), "{text}");
+    }
+
+    #[test]
+    fn every_family_has_help_and_type_and_a_state_is_one_of_all() {
+        let stand = Stand { rollout: "chat".into(), state: State::Running, weight: Weight::from_ppm(125_000).unwrap() };
+        let text = render(&Registry::new(1), &Collector::default(), &[stand]);
+        assert!(text.contains("weir_rollout_weight_ratio{rollout=\"chat\"} 0.125\n"), "{text}");
+        assert!(text.contains("weir_rollout_state{rollout=\"chat\",state=\"running\"} 1\n"), "{text}");
+        assert!(text.contains("weir_rollout_state{rollout=\"chat\",state=\"pending\"} 0\n"), "{text}");
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+            assert!(
+                text.contains(&format!("# HELP {family} ")) && text.contains(&format!("# TYPE {family} ")),
+                "{name}"
+            );
+        }
+    }
+}

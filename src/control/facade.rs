@@ -1,0 +1,87 @@
+//! Metrics of the control plane itself, through the `metrics` facade. It is slow and rare here; nothing on the request
+//! path may ever come this way.
+
+use crate::rollout::report::Kind;
+use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// A recorder of our own, so that nothing global is installed and two control planes may run in one process.
+pub struct Facade {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Facade {
+    /// An empty one, with everything described and counters at zero.
+    pub fn new() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        with_local_recorder(&recorder, || {
+            describe_counter!("weir_config_reloads_total", "Configs that were read again, by result.");
+            describe_gauge!("weir_config_generation", "Generation of the snapshot that workers serve by.");
+            describe_counter!("weir_audit_events_total", "Entries of the audit trail since the start, by kind.");
+            for result in [OK, FAILED] {
+                counter!("weir_config_reloads_total", "result" => result).absolute(0);
+            }
+        });
+        let handle = recorder.handle();
+        Facade { recorder, handle }
+    }
+
+    /// A config was read again, and applied or refused.
+    pub fn reloaded(&self, applied: bool) {
+        let result = if applied { OK } else { FAILED };
+        with_local_recorder(&self.recorder, || {
+            counter!("weir_config_reloads_total", "result" => result).increment(1);
+        });
+    }
+
+    /// A snapshot was published.
+    pub fn published(&self, generation: u64) {
+        with_local_recorder(&self.recorder, || gauge!("weir_config_generation").set(generation as f64));
+    }
+
+    /// Something was told in the audit trail.
+    pub fn told(&self, kind: Kind) {
+        with_local_recorder(&self.recorder, || {
+            counter!("weir_audit_events_total", "kind" => kind.word()).increment(1);
+        });
+    }
+
+    /// The text for Prometheus.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+}
+
+impl std::fmt::Debug for Facade {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Facade")
+    }
+}
+
+const OK: &str = "ok";
+const FAILED: &str = "failed";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_in_the_text_with_help_and_type() {
+        let facade = Facade::new();
+        facade.reloaded(true);
+        facade.published(7);
+        facade.told(Kind::Kill);
+        let text = facade.render();
+        for line in [
+            "weir_config_reloads_total{result=\"ok\"} 1",
+            "weir_config_reloads_total{result=\"failed\"} 0",
+            "weir_config_generation 7",
+            "weir_audit_events_total{kind=\"kill\"} 1",
+            "# TYPE weir_config_reloads_total counter",
+            "# HELP weir_config_generation ",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The control plane: one loop on its own thread, one enum of events.
+//!
+//! Everyone else speaks to it through `Handle`. It is the only publisher of snapshots and the only writer of the store.
+//! `start` is called once, by the composition root; the loop ends when every handle is gone or one says `stop`.
+
+pub mod collect;
+pub mod exposition;
+pub mod store;
+
+mod facade;
+mod inbox;
+mod publish;
+mod reload;
+mod resolve;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use crate::rollout::report::Origin;
+pub use supervisor::{Start, StartError, start};
+
+use crate::latch::Latches;
+use crate::rollout::assign::Switches;
+use crate::rollout::bucket::Weight;
+use crate::rollout::engine::{Input, Refused};
+use crate::rollout::report::{Event, RolloutReport};
+use crate::snapshot::{Published, Snapshot};
+use inbox::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// No rollout, cohort or other thing of that name: 404.
+    NotFound(String),
+    /// The state forbids it, with the reason: 409.
+    Conflict(String),
+    /// The request itself is wrong: 400.
+    Invalid {
+        /// The field at fault.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The control plane has ended or does not answer: 503.
+    Unavailable,
+}
+
+impl From<Refused> for Denied {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NotFound(what) => Denied::NotFound(what),
+            Refused::Conflict(reason) => Denied::Conflict(reason),
+            Refused::Invalid { field, message } => Denied::Invalid { field: field.to_owned(), message },
+        }
+    }
+}
+
+/// What a reload did.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    /// The generation now in force.
+    pub generation: u64,
+    /// One line per change; empty if nothing changed.
+    pub changes: Vec<String>,
+    /// Keys that only a restart applies.
+    pub needs_restart: Vec<String>,
+}
+
+/// How ready the process is, for `/readyz`.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    /// Whether to answer 200.
+    pub ready: bool,
+    /// One line per thing an operator should know, e.g. the first problem of a refused reload.
+    pub details: Vec<String>,
+}
+
+/// The way to the control plane; cheap to clone. Its questions must be asked within a tokio runtime with a timer.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// What the workers see.
+    pub published: Arc<Published<Snapshot>>,
+    /// The switches that act at once.
+    pub latches: Arc<Latches>,
+    commands: mpsc::Sender<Command>,
+    draining: Arc<AtomicBool>,
+}
+
+impl Handle {
+    /// How every rollout stands, over `window`, at most 15 minutes; in config order.
+    pub async fn rollouts(&self, window: Duration) -> Result<Vec<RolloutReport>, Denied> {
+        self.ask(ANSWER_WITHIN, |reply| Command::Rollouts { window, reply }).await
+    }
+
+    /// Sets the weight, which then holds until the file's value changes. `force` is for weights above the one of a
+    /// stage; this version carries no stages out and denies the weight of a staged rollout either way.
+    pub async fn set_weight(
+        &self,
+        rollout: &str,
+        weight: Weight,
+        force: bool,
+        origin: Origin,
+    ) -> Result<RolloutReport, Denied> {
+        let _ = force;
+        let input = Input::SetWeight { rollout: rollout.to_owned(), weight, origin: named(origin) };
+        self.change(rollout, input).await
+    }
+
+    /// Kills a rollout, or one cohort of it. The latch is set before the control plane hears of it: the kill has taken
+    /// effect even if this answers `Unavailable`, but it is then neither recorded nor shown.
+    pub async fn kill(&self, rollout: &str, cohort: Option<&str>, origin: Origin) -> Result<RolloutReport, Denied> {
+        self.switch_off(rollout, cohort);
+        let (rollout_name, origin) = (rollout.to_owned(), named(origin));
+        let input = match cohort {
+            None => Input::Kill { rollout: rollout_name, origin },
+            Some(cohort) => Input::CohortKill { rollout: rollout_name, cohort: cohort.to_owned(), origin },
+        };
+        self.change(rollout, input).await
+    }
+
+    /// Undoes `kill`; of a whole rollout also a hold after its state was lost.
+    pub async fn revive(&self, rollout: &str, cohort: Option<&str>, origin: Origin) -> Result<RolloutReport, Denied> {
+        let (rollout_name, origin) = (rollout.to_owned(), named(origin));
+        let input = match cohort {
+            None => Input::Revive { rollout: rollout_name, origin },
+            Some(cohort) => Input::CohortRevive { rollout: rollout_name, cohort: cohort.to_owned(), origin },
+        };
+        self.change(rollout, input).await
+    }
+
+    /// Adds and removes members of a cohort.
+    pub async fn cohort_users(
+        &self,
+        rollout: &str,
+        cohort: &str,
+        add: Vec<String>,
+        remove: Vec<String>,
+        origin: Origin,
+    ) -> Result<RolloutReport, Denied> {
+        let (rollout_name, cohort) = (rollout.to_owned(), cohort.to_owned());
+        let input = Input::CohortUsers { rollout: rollout_name, cohort, add, remove, origin: named(origin) };
+        self.change(rollout, input).await
+    }
+
+    /// Reads the config file again. A config that cannot be used is a `Conflict` with every problem, one after another.
+    pub async fn reload(&self, origin: Origin) -> Result<Reloaded, Denied> {
+        let origin = named(origin);
+        self.ask(RELOAD_WITHIN, |reply| Command::Reload { origin, reply }).await?
+    }
+
+    /// The audit trail after event `since`, oldest first, at most `limit` (and 1,000); with the id to ask from next.
+    pub async fn events(&self, since: u64, limit: usize) -> Result<(Vec<Event>, u64), Denied> {
+        self.ask(ANSWER_WITHIN, |reply| Command::Events { since, limit, reply }).await?
+    }
+
+    /// The text of `GET /metrics`.
+    pub async fn metrics(&self) -> Result<String, Denied> {
+        self.ask(ANSWER_WITHIN, |reply| Command::Metrics { reply }).await
+    }
+
+    /// The effective config as JSON text, file and environment merged, paths absolute, secrets redacted.
+    pub async fn config(&self) -> Result<String, Denied> {
+        self.ask(ANSWER_WITHIN, |reply| Command::Config { reply }).await
+    }
+
+    /// How ready the process is: it is, until it drains. Requests are served without the control plane, so its silence
+    /// is a detail.
+    pub async fn readiness(&self) -> Readiness {
+        let silent = |_| vec!["the control plane does not answer".to_owned()];
+        let asked = self.ask(READINESS_WITHIN, |reply| Command::Readiness { reply }).await;
+        let mut details = asked.unwrap_or_else(silent);
+        let draining = self.draining.load(Ordering::Relaxed);
+        if draining {
+            details.insert(0, "draining".to_owned());
+        }
+        Readiness { ready: !draining, details }
+    }
+
+    /// From here on the process is not ready: it finishes what it has and takes nothing new.
+    pub fn draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the control plane once it has written what is to be written. Workers serve on with the last snapshot.
+    pub async fn stop(&self) {
+        // A control plane that has ended already is what was asked for.
+        let _ = self.commands.send(Command::Stop).await;
+    }
+
+    /// Sets the latch bit of a kill in the snapshot that is in force, and again if another took its place meanwhile.
+    fn switch_off(&self, rollout: &str, cohort: Option<&str>) {
+        let mut done: Option<Arc<Snapshot>> = None;
+        loop {
+            let snapshot = self.published.load();
+            if done.is_some_and(|done| Arc::ptr_eq(&done, &snapshot)) {
+                return;
+            }
+            if let Some((latch, cohorts)) = publish::latch_of(&snapshot, rollout) {
+                let admits = |name: &str| cohorts.iter().position(|cohort| &*cohort.name == name && !cohort.exclude);
+                let switch = cohort.map_or(Some(Switches::KILLED), |name| admits(name).and_then(Switches::cohort));
+                if let Some(switch) = switch {
+                    latch.set(switch);
+                }
+            }
+            done = Some(snapshot);
+        }
+    }
+
+    async fn change(&self, rollout: &str, input: Input) -> Result<RolloutReport, Denied> {
+        let rollout = rollout.to_owned();
+        self.ask(ANSWER_WITHIN, |reply| Command::Change { rollout, input, reply }).await?
+    }
+
+    async fn ask<T>(&self, within: Duration, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Denied> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            self.commands.send(command(reply)).await.map_err(|_| Denied::Unavailable)?;
+            answer.await.map_err(|_| Denied::Unavailable)
+        };
+        tokio::time::timeout(within, exchange).await.unwrap_or(Err(Denied::Unavailable))
+    }
+}
+
+/// An operator who does not say who they are is `operator`.
+fn named(origin: Origin) -> Origin {
+    if origin.actor.is_empty() { Origin { actor: "operator".into(), ..origin } } else { origin }
+}
+
+/// How long a question waits: long enough for a disk that is slow to sync.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a reload waits: a million users in files take seconds.
+const RELOAD_WITHIN: Duration = Duration::from_secs(120);
+/// How long a probe of readiness waits; shorter than any prober does.
+const READINESS_WITHIN: Duration = Duration::from_millis(800);

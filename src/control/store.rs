@@ -1,0 +1,283 @@
+//! What must survive a restart: run-time state and the audit trail, in `weir.db` in the state folder (SQLite).
+//!
+//! The store writes a record in one transaction or not at all. What could not be written of steps that have already
+//! happened is kept in memory and written with the next record or `retry`. It decides nothing, and it is called by the
+//! control plane's thread alone. `file` opens the database and deals with one that cannot be read.
+
+mod audit;
+mod file;
+
+pub use audit::{Numbers, event};
+pub use file::{OpenError, Opened};
+
+use crate::clock::Wall;
+use crate::rollout::bucket::Weight;
+use crate::rollout::report::{Event, Kind, Origin};
+use crate::rollout::standing::{Save, SavedRollout, SetWeight};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+    path: PathBuf,
+    identity: file::Identity,
+    unwritten: Unwritten,
+}
+
+/// An entry of the audit trail before it has an id.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// When.
+    pub time: Wall,
+    /// The rollout it is about; none for the whole process.
+    pub rollout: Option<Arc<str>>,
+    /// What sort of thing.
+    pub kind: Kind,
+    /// Who and why.
+    pub origin: Origin,
+    /// JSON text of an object, or `null`.
+    pub old: String,
+    /// JSON text of an object, or `null`.
+    pub new: String,
+    /// JSON text of an object, or `null`.
+    pub numbers: String,
+}
+
+/// Why a record was not written; worth trying again.
+#[derive(Debug)]
+pub enum WriteError {
+    /// The file at the database's path is no longer the one that was opened: what is written now would be lost.
+    Replaced(PathBuf),
+    /// SQLite says no: disk full, locked by another process, broken.
+    Sqlite(rusqlite::Error),
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriteError::Replaced(path) => write!(f, "{} was removed or replaced: restart weir", path.display()),
+            WriteError::Sqlite(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for WriteError {}
+
+impl From<rusqlite::Error> for WriteError {
+    fn from(error: rusqlite::Error) -> Self {
+        WriteError::Sqlite(error)
+    }
+}
+
+impl Store {
+    /// Opens the database in `folder`, both made if absent, and reads what was saved.
+    ///
+    /// # Errors
+    /// `OpenError` where the process must not start: nothing can be written there, or a newer weir wrote the file.
+    /// A database that cannot be read is no error: it is moved aside.
+    pub fn open(folder: &Path, now: Wall) -> Result<Opened, OpenError> {
+        file::open(folder, now)
+    }
+
+    /// Writes state and entries, together with what is still unwritten. `first` is a step that has not happened yet
+    /// and will not if this fails; anything else is kept for later.
+    ///
+    /// # Errors
+    /// `WriteError` if nothing was written.
+    pub fn write(&mut self, saves: &[Save], events: &[NewEvent], first: bool) -> Result<(), WriteError> {
+        let result = self.write_all(saves, events);
+        match result {
+            Ok(()) => self.unwritten = Unwritten::default(),
+            Err(_) if first => {}
+            Err(_) => self.unwritten.keep(saves, events),
+        }
+        result
+    }
+
+    /// Tries to write what is unwritten; with nothing of that kind, whether anything can be written.
+    ///
+    /// # Errors
+    /// `WriteError` if it still cannot be written.
+    pub fn retry(&mut self) -> Result<(), WriteError> {
+        self.write_all(&[], &[])?;
+        self.unwritten = Unwritten::default();
+        Ok(())
+    }
+
+    /// Whether something waits to be written.
+    pub fn is_behind(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// The audit trail after event `since`, oldest first, at most `limit`; with the id to ask from next.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn events(&self, since: u64, limit: usize) -> Result<(Vec<Event>, u64), rusqlite::Error> {
+        let sql = "SELECT id, time_ms, rollout, kind, actor, reason, old, new, numbers \
+                   FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let since_id = i64::try_from(since).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit.min(EVENTS_PAGE_MAX)).unwrap_or(i64::MAX);
+        let events = statement.query_map(params![since_id, limit], event_of)?.collect::<Result<Vec<Event>, _>>()?;
+        let next = events.last().map_or(since, |event| event.id);
+        Ok((events, next))
+    }
+
+    fn write_all(&mut self, saves: &[Save], events: &[NewEvent]) -> Result<(), WriteError> {
+        if file::Identity::of(&self.path).ok() != Some(self.identity) {
+            return Err(WriteError::Replaced(self.path.clone()));
+        }
+        let transaction = self.connection.transaction()?;
+        // Always writes a page, so that success means that there is room even if there is nothing to say.
+        transaction.pragma_update(None, "user_version", file::SCHEMA)?;
+        for save in self.unwritten.saves.values().chain(saves) {
+            write_save(&transaction, save)?;
+        }
+        for event in self.unwritten.events.iter().chain(events) {
+            write_event(&transaction, event)?;
+        }
+        trim_events(&transaction)?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// Events that one question returns, at most.
+pub const EVENTS_PAGE_MAX: usize = 1000;
+/// Entries of the audit trail that are kept: years of careful work, or a month of a reload every half minute.
+const EVENTS_MAX: i64 = 100_000;
+/// Entries that wait for a disk that takes no writes; older ones are given up, state never.
+const EVENTS_UNWRITTEN_MAX: usize = 1000;
+
+/// What a save is about: a rollout, perhaps one of its cohorts, perhaps a unit of that.
+type SaveKey = (Arc<str>, Option<Arc<str>>, Option<Arc<str>>);
+
+/// What happened but could not be written yet; the last word on every piece of state.
+#[derive(Debug, Default)]
+struct Unwritten {
+    saves: BTreeMap<SaveKey, Save>,
+    events: VecDeque<NewEvent>,
+}
+
+impl Unwritten {
+    fn is_empty(&self) -> bool {
+        self.saves.is_empty() && self.events.is_empty()
+    }
+
+    fn keep(&mut self, saves: &[Save], events: &[NewEvent]) {
+        for save in saves {
+            let (cohort, unit) = match save {
+                Save::Rollout { .. } => (None, None),
+                Save::Cohort { cohort, .. } => (Some(Arc::clone(cohort)), None),
+                Save::Member { cohort, unit, .. } => (Some(Arc::clone(cohort)), Some(Arc::clone(unit))),
+            };
+            self.saves.insert((Arc::clone(save.rollout()), cohort, unit), save.clone());
+        }
+        self.events.extend(events.iter().cloned());
+        let too_many = self.events.len().saturating_sub(EVENTS_UNWRITTEN_MAX);
+        self.events.drain(..too_many);
+    }
+}
+
+fn write_save(transaction: &Transaction<'_>, save: &Save) -> Result<(), rusqlite::Error> {
+    match save {
+        Save::Rollout { rollout, saved } => {
+            let (weight, under) = saved.set.map(|set| (set.weight.ppm(), set.under.ppm())).unzip();
+            let (actor, reason) = saved.killed.as_ref().map(|by| (&by.actor, &by.reason)).unzip();
+            let sql = "INSERT OR REPLACE INTO rollouts (name, weight_ppm, under_ppm, killed, kill_actor, kill_reason, held) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+            let killed = saved.killed.is_some();
+            transaction
+                .prepare_cached(sql)?
+                .execute(params![rollout, weight, under, killed, actor, reason, saved.held])?;
+        }
+        Save::Cohort { rollout, cohort, killed } => {
+            let sql = "INSERT OR REPLACE INTO cohort_overrides (rollout, cohort, killed) VALUES (?1, ?2, ?3)";
+            transaction.prepare_cached(sql)?.execute(params![rollout, cohort, killed])?;
+        }
+        Save::Member { rollout, cohort, unit, present } => {
+            let sql = "INSERT OR REPLACE INTO cohort_members (rollout, cohort, unit, present) VALUES (?1, ?2, ?3, ?4)";
+            transaction.prepare_cached(sql)?.execute(params![rollout, cohort, unit, present])?;
+        }
+    }
+    Ok(())
+}
+
+fn write_event(transaction: &Transaction<'_>, event: &NewEvent) -> Result<(), rusqlite::Error> {
+    let sql = "INSERT INTO events (time_ms, rollout, kind, actor, reason, old, new, numbers) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let time_ms = i64::try_from(event.time.as_millis()).unwrap_or(i64::MAX);
+    let NewEvent { rollout, kind, origin, old, new, numbers, .. } = event;
+    let values = params![time_ms, rollout, kind.word(), origin.actor, origin.reason, old, new, numbers];
+    transaction.prepare_cached(sql)?.execute(values)?;
+    Ok(())
+}
+
+fn trim_events(transaction: &Transaction<'_>) -> Result<(), rusqlite::Error> {
+    let last: Option<i64> =
+        transaction.prepare_cached("SELECT max(id) FROM events")?.query_row([], |row| row.get(0)).optional()?.flatten();
+    if let Some(last) = last.filter(|last| *last > EVENTS_MAX) {
+        transaction.prepare_cached("DELETE FROM events WHERE id <= ?1")?.execute([last - EVENTS_MAX])?;
+    }
+    Ok(())
+}
+
+fn event_of(row: &Row<'_>) -> Result<Event, rusqlite::Error> {
+    let kind: String = row.get(3)?;
+    Ok(Event {
+        id: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),
+        time: Wall::from_millis(u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)),
+        rollout: row.get(2)?,
+        kind: Kind::from_word(&kind).map_or("unknown", Kind::word),
+        actor: row.get(4)?,
+        reason: row.get(5)?,
+        old: row.get(6)?,
+        new: row.get(7)?,
+        numbers: row.get(8)?,
+    })
+}
+
+/// Everything that was saved. A value that cannot be is an error: the database is not to be trusted then.
+fn read_saves(connection: &Connection) -> Result<Vec<Save>, rusqlite::Error> {
+    let sql = "SELECT name, weight_ppm, under_ppm, killed, kill_actor, kill_reason, held FROM rollouts";
+    let mut saves = connection.prepare(sql)?.query_map([], rollout_of)?.collect::<Result<Vec<Save>, _>>()?;
+    let mut statement = connection.prepare("SELECT rollout, cohort, killed FROM cohort_overrides")?;
+    for save in statement
+        .query_map([], |row| Ok(Save::Cohort { rollout: row.get(0)?, cohort: row.get(1)?, killed: row.get(2)? }))?
+    {
+        saves.push(save?);
+    }
+    let mut statement = connection.prepare("SELECT rollout, cohort, unit, present FROM cohort_members")?;
+    for save in statement.query_map([], |row| {
+        Ok(Save::Member { rollout: row.get(0)?, cohort: row.get(1)?, unit: row.get(2)?, present: row.get(3)? })
+    })? {
+        saves.push(save?);
+    }
+    Ok(saves)
+}
+
+fn rollout_of(row: &Row<'_>) -> Result<Save, rusqlite::Error> {
+    let weight = |column: usize| -> Result<Option<Weight>, rusqlite::Error> {
+        let Some(ppm) = row.get::<_, Option<u32>>(column)? else { return Ok(None) };
+        let out_of_range = rusqlite::Error::IntegralValueOutOfRange(column, i64::from(ppm));
+        Weight::from_ppm(ppm).map(Some).ok_or(out_of_range)
+    };
+    let set = weight(1)?.zip(weight(2)?).map(|(weight, under)| SetWeight { weight, under });
+    let killed = match row.get::<_, bool>(3)? {
+        true => Some(Origin {
+            actor: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
+            reason: row.get::<_, Option<String>>(5)?.unwrap_or_default(),
+        }),
+        false => None,
+    };
+    Ok(Save::Rollout { rollout: row.get(0)?, saved: SavedRollout { set, killed, held: row.get(6)? } })
+}
+
+#[cfg(test)]
+mod tests;

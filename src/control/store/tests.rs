@@ -1,0 +1,287 @@
+//! The store on real files: what it keeps, and what it does with files it cannot use.
+
+use super::*;
+use crate::rollout::engine::Saved;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use tempfile::TempDir;
+
+const NOW: Wall = Wall::from_millis(1_700_000_000_000);
+
+fn open(folder: &Path) -> Opened {
+    Store::open(folder, NOW).unwrap()
+}
+
+fn known(opened: Opened) -> Vec<Save> {
+    match opened.saved {
+        Saved::Known(saves) => saves,
+        Saved::Unreadable => panic!("unreadable: {:?}", opened.moved),
+    }
+}
+
+fn rollout(name: &str, weight: u32) -> Save {
+    let ppm = |ppm| Weight::from_ppm(ppm).unwrap();
+    let set = Some(SetWeight { weight: ppm(weight), under: ppm(7) });
+    let killed = Some(Origin { actor: "anna".into(), reason: "errors".into() });
+    Save::Rollout { rollout: name.into(), saved: SavedRollout { set, killed, held: true } }
+}
+
+fn cohort(killed: bool) -> Save {
+    Save::Cohort { rollout: "chat".into(), cohort: "internal".into(), killed }
+}
+
+fn member(unit: &str, present: bool) -> Save {
+    Save::Member { rollout: "chat".into(), cohort: "internal".into(), unit: unit.into(), present }
+}
+
+fn event(reason: &str) -> NewEvent {
+    NewEvent {
+        time: NOW,
+        rollout: Some("chat".into()),
+        kind: Kind::Weight,
+        origin: Origin { actor: "anna".into(), reason: reason.into() },
+        old: "null".into(),
+        new: "{}".into(),
+        numbers: "{}".into(),
+    }
+}
+
+/// A database with one rollout saved, closed again.
+fn written() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    open(folder.path()).store.write(&[rollout("chat", 5)], &[event("first")], true).unwrap();
+    folder
+}
+
+/// The names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn assert_moved_aside(folder: &Path) {
+    let opened = open(folder);
+    assert!(matches!(opened.saved, Saved::Unreadable));
+    let (moved, cause) = opened.moved.clone().unwrap();
+    assert_eq!(moved.file_name().unwrap(), "weir.db.corrupt-1700000000");
+    assert!(!cause.is_empty());
+    let mut store = opened.store;
+    store.write(&[rollout("chat", 9)], &[], true).unwrap();
+    drop(store);
+    assert_eq!(known(open(folder)), [rollout("chat", 9)], "the new database is a good one");
+}
+
+#[test]
+fn what_was_written_is_there_after_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(&folder.path().join("made/for/us")).store;
+    store.write(&[rollout("chat", 1), cohort(true), member("u1", true)], &[], true).unwrap();
+    store.write(&[rollout("chat", 2), member("u1", false), member("u2", true)], &[], false).unwrap();
+    drop(store);
+    let saves = known(open(&folder.path().join("made/for/us")));
+    assert_eq!(saves, [rollout("chat", 2), cohort(true), member("u1", false), member("u2", true)]);
+}
+
+#[test]
+fn events_come_oldest_first_in_pages() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(folder.path()).store;
+    store.write(&[], &[event("a"), event("b"), event("c")], true).unwrap();
+    let (page, next) = store.events(0, 2).unwrap();
+    assert_eq!(page.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let (page, next) = store.events(next, 2).unwrap();
+    assert_eq!(page.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>(), ["c"]);
+    assert_eq!((page[0].kind, page[0].time, page[0].rollout.as_deref()), ("weight", NOW, Some("chat")));
+    assert_eq!(store.events(next, 2).unwrap(), (vec![], next));
+    assert_eq!(store.events(u64::MAX, 2).unwrap().1, u64::MAX);
+}
+
+#[test]
+fn only_the_owner_may_read_the_files() {
+    let folder = written();
+    let _open = open(folder.path());
+    for name in names(folder.path()) {
+        let mode = fs::metadata(folder.path().join(&name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn a_file_of_any_other_bytes_is_moved_aside() {
+    for bytes in [vec![0x41; 5000], b"x".to_vec(), vec![0; 8192], b"SQLite format 3\0".to_vec()] {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("weir.db"), bytes).unwrap();
+        assert_moved_aside(folder.path());
+    }
+}
+
+#[test]
+fn a_truncated_file_is_moved_aside_at_any_length() {
+    let whole = fs::read(written().path().join("weir.db")).unwrap();
+    for length in [0, 1, 99, 100, 512, 4096, 4097, whole.len() / 2, whole.len() - 1] {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("weir.db"), &whole[..length]).unwrap();
+        assert_moved_aside(folder.path());
+    }
+}
+
+#[test]
+fn a_damaged_page_is_found_and_moved_aside() {
+    let folder = written();
+    let path = folder.path().join("weir.db");
+    let mut bytes = fs::read(&path).unwrap();
+    for page in bytes.chunks_mut(4096).skip(1) {
+        page[..64].fill(0xff);
+    }
+    fs::write(&path, bytes).unwrap();
+    assert_moved_aside(folder.path());
+}
+
+#[test]
+fn a_database_that_is_gone_but_left_its_log_is_lost_not_new() {
+    let folder = written();
+    fs::remove_file(folder.path().join("weir.db")).unwrap();
+    fs::write(folder.path().join("weir.db-wal"), b"frames").unwrap();
+    assert_moved_aside(folder.path());
+    assert!(names(folder.path()).contains(&"weir.db.corrupt-1700000000-wal".to_owned()));
+}
+
+#[test]
+fn a_folder_in_its_place_is_moved_aside_and_a_link_is_refused() {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(folder.path().join("weir.db")).unwrap();
+    assert_moved_aside(folder.path());
+
+    let folder = TempDir::new().unwrap();
+    let other = TempDir::new().unwrap();
+    fs::write(other.path().join("precious"), "bytes").unwrap();
+    symlink(other.path().join("precious"), folder.path().join("weir.db")).unwrap();
+    let error = Store::open(folder.path(), NOW).unwrap_err().to_string();
+    assert!(error.contains("symbolic link"), "{error}");
+    assert_eq!(fs::read(other.path().join("precious")).unwrap(), b"bytes");
+}
+
+#[test]
+fn another_programs_database_and_missing_tables_are_moved_aside() {
+    let folder = TempDir::new().unwrap();
+    let foreign = Connection::open(folder.path().join("weir.db")).unwrap();
+    foreign.execute_batch("CREATE TABLE notes (text)").unwrap();
+    drop(foreign);
+    assert_moved_aside(folder.path());
+
+    let folder = written();
+    let ours = Connection::open(folder.path().join("weir.db")).unwrap();
+    ours.execute_batch("DROP TABLE cohort_members").unwrap();
+    drop(ours);
+    assert_moved_aside(folder.path());
+
+    let folder = written();
+    let ours = Connection::open(folder.path().join("weir.db")).unwrap();
+    ours.execute_batch("UPDATE rollouts SET weight_ppm = 1000001").unwrap();
+    drop(ours);
+    assert_moved_aside(folder.path());
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_alone() {
+    let folder = written();
+    let newer = Connection::open(folder.path().join("weir.db")).unwrap();
+    newer.pragma_update(None, "user_version", 2).unwrap();
+    drop(newer);
+    let error = Store::open(folder.path(), NOW).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { found: 2, .. }));
+    assert!(error.to_string().contains("newer weir"));
+    assert!(names(folder.path()).iter().all(|name| !name.contains("corrupt")));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_a_clear_error() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let error = Store::open(&folder.path().join("file/state"), NOW).unwrap_err().to_string();
+    assert!(error.starts_with("state_dir: cannot write") && error.contains("file/state"), "{error}");
+
+    let locked = folder.path().join("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o500)).unwrap();
+    // Permissions do not bind the superuser.
+    if fs::write(locked.join("probe"), "").is_err() {
+        let error = Store::open(&locked, NOW).unwrap_err();
+        assert!(matches!(error, OpenError::Unwritable { .. }), "{error}");
+    }
+}
+
+#[test]
+fn on_a_full_disk_what_happened_is_kept_and_what_waits_is_given_up() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(folder.path()).store;
+    store.fill_up();
+    let long = "x".repeat(100_000);
+    assert!(store.write(&[rollout("denied", 1)], &[event(&long)], true).is_err());
+    assert!(!store.is_behind());
+    assert!(store.write(&[rollout("chat", 1)], &[event(&long)], false).is_err());
+    assert!(store.write(&[rollout("chat", 2)], &[event("second")], false).is_err());
+    assert!(store.is_behind() && store.retry().is_err());
+    store.empty();
+    store.retry().unwrap();
+    assert!(!store.is_behind());
+    assert_eq!(store.events(0, 10).unwrap().0.len(), 2);
+    drop(store);
+    assert_eq!(known(open(folder.path())), [rollout("chat", 2)], "the last word counts");
+}
+
+#[test]
+fn what_waits_for_the_disk_is_written_with_the_next_step() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(folder.path()).store;
+    let other = Connection::open(folder.path().join("weir.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(store.write(&[cohort(true)], &[], false).is_err());
+    other.execute_batch("ROLLBACK").unwrap();
+    store.write(&[member("u1", true)], &[], true).unwrap();
+    drop((store, other));
+    assert_eq!(known(open(folder.path())), [cohort(true), member("u1", true)]);
+}
+
+#[test]
+fn a_database_that_was_replaced_is_not_written_to() {
+    let folder = written();
+    let mut store = open(folder.path()).store;
+    fs::remove_file(folder.path().join("weir.db")).unwrap();
+    fs::create_dir(folder.path().join("weir.db")).unwrap();
+    let error = store.write(&[cohort(true)], &[], true).unwrap_err();
+    assert!(matches!(error, WriteError::Replaced(_)), "{error}");
+}
+
+#[test]
+fn the_trail_keeps_the_latest_entries() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(folder.path()).store;
+    let newest = EVENTS_MAX * 2;
+    store.connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?1)", [newest - 1]).unwrap();
+    store
+        .connection
+        .execute("INSERT INTO events VALUES (1, 0, NULL, 'kill', '', '', 'null', 'null', 'null')", [])
+        .unwrap();
+    store.write(&[], &[event("new")], true).unwrap();
+    let (events, _) = store.events(0, 10).unwrap();
+    assert_eq!(events.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>(), ["new"]);
+}
+
+impl Store {
+    /// Lets the database grow no further, as a full disk would.
+    fn fill_up(&self) {
+        let pages: i64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        self.limit_pages(pages);
+    }
+
+    fn empty(&self) {
+        self.limit_pages(1 << 30);
+    }
+
+    fn limit_pages(&self, pages: i64) {
+        self.connection.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0)).unwrap();
+    }
+}

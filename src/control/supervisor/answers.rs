@@ -1,0 +1,144 @@
+//! What the control plane answers. Questions change nothing; a change goes the way of every input.
+
+use super::super::exposition::{self, Stand};
+use super::super::inbox::Command;
+use super::super::reload::Asker;
+use super::{Denied, Supervisor};
+use crate::clock::Time;
+use crate::rollout::bucket::Weight;
+use crate::rollout::engine::Input;
+use crate::rollout::plan::CohortPlan;
+use crate::rollout::report::{CohortReport, Event, REPORT_WINDOW, RolloutReport};
+use crate::rollout::standing::Standing;
+use crate::snapshot::Snapshot;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Supervisor {
+    /// Answers a command. Whoever asked may have stopped waiting, so nothing depends on the answer's arrival.
+    pub(super) fn answer(&mut self, command: Command) {
+        match command {
+            Command::Change { rollout, input, reply } => drop(reply.send(self.change(&rollout, input))),
+            Command::Rollouts { window, reply } => drop(reply.send(self.reports(window))),
+            Command::Reload { origin, reply } => {
+                self.reloader.want(Asker { origin, quiet: false, reply: Some(reply) });
+            }
+            Command::Events { since, limit, reply } => drop(reply.send(self.events(since, limit))),
+            Command::Metrics { reply } => drop(reply.send(self.metrics())),
+            Command::Config { reply } => drop(reply.send(self.config.effective.to_string())),
+            Command::Readiness { reply } => drop(reply.send(self.details())),
+            Command::Stop => {}
+        }
+    }
+
+    fn change(&mut self, rollout: &str, input: Input) -> Result<RolloutReport, Denied> {
+        if let Input::SetWeight { weight, .. } = &input {
+            self.check_step(rollout, *weight)?;
+        }
+        self.carry_out(input)?;
+        let snapshot = self.publisher.present();
+        let now = self.clock.now();
+        let standing = self.engine.standing(rollout).ok_or(Denied::Unavailable)?;
+        Ok(self.report(&standing, snapshot.as_deref(), REPORT_WINDOW, now))
+    }
+
+    /// Some schemes know whole percents only; another weight would not be what it says.
+    fn check_step(&self, rollout: &str, weight: Weight) -> Result<(), Denied> {
+        let Some(config) = self.config.rollout(rollout).and_then(|index| self.config.rollouts.get(index)) else {
+            return Ok(());
+        };
+        let step_ppm = config.bucketer.step_ppm();
+        if step_ppm <= 1 || weight.ppm().is_multiple_of(step_ppm) {
+            return Ok(());
+        }
+        let step = f64::from(step_ppm) / 10_000.0;
+        let message = format!("the hash of rollout `{rollout}` takes weights in steps of {step}%");
+        Err(Denied::Invalid { field: "weight".into(), message })
+    }
+
+    fn reports(&self, window: Duration) -> Vec<RolloutReport> {
+        let (snapshot, now) = (self.publisher.present(), self.clock.now());
+        self.engine.standings().map(|standing| self.report(&standing, snapshot.as_deref(), window, now)).collect()
+    }
+
+    fn report(
+        &self,
+        standing: &Standing<'_>,
+        snapshot: Option<&Snapshot>,
+        window: Duration,
+        now: Time,
+    ) -> RolloutReport {
+        let plan = standing.plan;
+        let cohort = |cohort: &CohortPlan| CohortReport {
+            name: Arc::clone(&cohort.name),
+            enabled: cohort.enabled,
+            killed: standing.cohort_killed(&cohort.name),
+            exclude: cohort.exclude,
+            units: units(standing, cohort, snapshot),
+        };
+        RolloutReport {
+            name: Arc::clone(&plan.name),
+            state: standing.state(),
+            state_reason: standing.reason(),
+            weight: standing.weight(),
+            file_weight: plan.weight,
+            killed: standing.killed(),
+            killed_by_config: plan.killed,
+            arms: self.collector.arms(&self.publisher.registry, &plan.name, window, now),
+            cohorts: plan.cohorts.iter().map(cohort).collect(),
+            generation: self.publisher.generation(),
+        }
+    }
+
+    fn events(&self, since: u64, limit: usize) -> Result<(Vec<Event>, u64), Denied> {
+        self.store.events(since, limit).map_err(|error| {
+            tracing::error!(%error, "the audit trail cannot be read");
+            Denied::Conflict(format!("the audit trail cannot be read: {error}"))
+        })
+    }
+
+    fn metrics(&mut self) -> String {
+        let stand = |standing: Standing<'_>| Stand {
+            rollout: Arc::clone(&standing.plan.name),
+            state: standing.state(),
+            weight: standing.weight(),
+        };
+        let stands: Vec<Stand> = self.engine.standings().map(stand).collect();
+        let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);
+        text.push_str(&self.facade.render());
+        text
+    }
+
+    /// One line per thing an operator should know.
+    fn details(&self) -> Vec<String> {
+        let notes = &self.notes;
+        let mut details = Vec::new();
+        let held = self.engine.standings().any(|standing| standing.saved.held);
+        details.extend(notes.lost.clone().filter(|_| held));
+        if let Some(first) = notes.refused.as_ref().and_then(|problems| problems.first()) {
+            let more = notes.refused.as_ref().map_or(0, |problems| problems.len().saturating_sub(1));
+            let line = first.lines().next().unwrap_or_default();
+            let rest = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+            details.push(format!("the config in the file is not in force: {line}{rest}"));
+        }
+        details.extend(notes.unwritten.as_ref().map(|error| format!("state cannot be written: {error}")));
+        if !notes.needs_restart.is_empty() {
+            details.push(format!("only a restart applies: {}", notes.needs_restart.join(", ")));
+        }
+        details.extend(self.resolver.problems());
+        details
+    }
+}
+
+/// Members of a cohort by list, file and API.
+fn units(standing: &Standing<'_>, cohort: &CohortPlan, snapshot: Option<&Snapshot>) -> usize {
+    let Some(changed) = standing.members(&cohort.name) else { return cohort.listed };
+    let split = snapshot.and_then(|snapshot| snapshot.splits.iter().find(|split| split.name == standing.plan.name));
+    let listed = split.and_then(|split| split.cohorts.iter().find(|found| found.name == cohort.name));
+    let is_listed = |unit: &str| listed.is_some_and(|cohort| cohort.users.contains(unit));
+    changed.iter().fold(cohort.listed, |units, (unit, present)| match (present, is_listed(unit)) {
+        (true, false) => units + 1,
+        (false, true) => units.saturating_sub(1),
+        _ => units,
+    })
+}
