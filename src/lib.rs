@@ -29,6 +29,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod latch;
+pub mod proxy;
 pub mod rollout;
 pub mod snapshot;
 pub mod tally;

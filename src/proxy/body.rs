@@ -1,0 +1,134 @@
+//! The one body that goes to clients: it passes frames on, counts them, and closes the observation exactly once.
+
+use super::fault::Fault;
+use super::observe::Observation;
+use super::{h1, h2};
+use crate::rollout::outcome::End;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+/// Where an answer's body comes from.
+pub enum Flow {
+    /// Memory; taken with the first frame.
+    Fixed(Option<Bytes>),
+    /// An HTTP/1 upstream.
+    H1(h1::Download),
+    /// An HTTP/2 upstream.
+    H2(h2::Download),
+}
+
+/// The body of an answer.
+pub struct Body {
+    flow: Flow,
+    observation: Option<Box<Observation>>,
+}
+
+/// Why a body ends before it should; the client then sees its connection or stream cut, never a short success.
+#[derive(Debug)]
+pub struct Cut(Fault);
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the upstream's body was cut: {:?}", self.0)
+    }
+}
+
+impl std::error::Error for Cut {}
+
+impl Body {
+    /// No body.
+    pub fn empty() -> Self {
+        Body { flow: Flow::Fixed(None), observation: None }
+    }
+
+    /// A body in memory.
+    pub fn fixed(bytes: Bytes) -> Self {
+        Body { flow: Flow::Fixed((!bytes.is_empty()).then_some(bytes)), observation: None }
+    }
+
+    /// A body whose end closes `observation`.
+    pub fn observed(flow: Flow, observation: Box<Observation>) -> Self {
+        let mut body = Body { flow, observation: Some(observation) };
+        if body.is_end_stream() {
+            // Nobody polls a body that has ended already.
+            body.close(End::Complete);
+        }
+        body
+    }
+
+    fn close(&mut self, end: End) {
+        if let Some(mut observation) = self.observation.take() {
+            observation.uploaded(match &self.flow {
+                Flow::Fixed(_) => 0,
+                Flow::H1(download) => download.uploaded(),
+                Flow::H2(download) => download.uploaded(),
+            });
+            observation.close(end);
+        }
+    }
+
+    fn note(&mut self, frame: &Frame<Bytes>) {
+        let Some(observation) = &mut self.observation else { return };
+        match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => observation.sent(data.len() as u64),
+            (None, Some(trailers)) => observation.grpc_status(trailers),
+            (None, None) => {}
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let frame = match &mut self.flow {
+            Flow::Fixed(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Flow::H1(download) => ready!(download.poll_frame(cx)),
+            Flow::H2(download) => ready!(download.poll_frame(cx)),
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                self.note(&frame);
+                if self.is_end_stream() {
+                    self.close(End::Complete);
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(fault)) => {
+                self.close(fault.end());
+                Some(Err(Cut(fault)))
+            }
+            None => {
+                self.close(End::Complete);
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.flow {
+            Flow::Fixed(bytes) => bytes.is_none(),
+            Flow::H1(download) => download.is_done(),
+            Flow::H2(download) => download.is_done(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let length = match &self.flow {
+            Flow::Fixed(bytes) => Some(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Flow::H1(download) => download.length(),
+            Flow::H2(download) => download.length(),
+        };
+        length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// The `grpc-status` among `fields`, if it is a number.
+pub fn grpc_status(fields: &HeaderMap) -> Option<u8> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,127 @@
+//! Step 7 of the request: pool -> answer or fault, over HTTP/1 or HTTP/2.
+//!
+//! A request is sent again only if no byte of it was sent, or if it is safe, has no body, and met a pooled connection
+//! that the upstream was just closing. Nothing else is ever submitted twice.
+
+use super::attempt::{Failed, Way, connect};
+use super::body::Flow;
+use super::fault::Fault;
+use super::h1::Exchange;
+use super::h2;
+use super::headers::{Rewrite, clean_answer};
+use super::link::Link;
+use super::pool::Lease;
+use crate::rollout::outcome::ErrorKind;
+use http::{HeaderMap, Method, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+/// An upstream's answer; its body is still on the way.
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, cleaned.
+    pub headers: HeaderMap,
+    /// The body.
+    pub flow: Flow,
+}
+
+/// Sends a request and waits for the answer's head; at most two attempts.
+pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, body: Incoming) -> Result<Answer, Fault> {
+    let mut body = (!body.is_end_stream()).then_some(body);
+    let repeatable = body.is_none() && is_safe(&rewrite.parts.method);
+    let mut lease = way.pool.pick(None).ok_or(Fault::NoEndpoint)?;
+    let mut fresh = false;
+    for last in [false, true] {
+        let failed = match attempt(way, lease, rewrite, body.take(), fresh).await {
+            Ok(answer) => return Ok(answer),
+            Err(failed) => failed,
+        };
+        let again = failed.unsent.is_some() || (failed.stale && repeatable);
+        if last || !again {
+            return Err(failed.fault);
+        }
+        lease = match failed.fault {
+            // An endpoint that cannot be reached now will not be a moment later; another may.
+            Fault::Failed(ErrorKind::Connect | ErrorKind::Tls) => {
+                way.pool.pick(Some(&failed.lease)).ok_or(failed.fault)?
+            }
+            Fault::Failed(ErrorKind::Reset) => failed.lease,
+            _ => return Err(failed.fault),
+        };
+        // What was pooled beside a connection that had just been closed is likely closed too.
+        fresh = failed.stale;
+        body = failed.unsent.flatten();
+        if let Some(retries) = way.retries {
+            retries.add(1);
+        }
+    }
+    Err(Fault::NoEndpoint)
+}
+
+async fn attempt(
+    way: &Way<'_>,
+    lease: Lease,
+    rewrite: &Rewrite<'_>,
+    body: Option<Incoming>,
+    fresh: bool,
+) -> Result<Answer, Box<Failed>> {
+    if way.upstream.http2 {
+        let (mut head, download) = h2::send(way, lease, rewrite, body, fresh).await?;
+        clean_answer(&mut head.headers);
+        return Ok(Answer { status: head.status, headers: head.headers, flow: Flow::H2(download) });
+    }
+    let link = match connect(way, &lease, fresh).await {
+        Ok(link) => link,
+        Err(fault) => return Err(Box::new(Failed { fault, unsent: Some(body), stale: false, lease })),
+    };
+    send_h1(way, lease, link, rewrite, body).await
+}
+
+async fn send_h1(
+    way: &Way<'_>,
+    lease: Lease,
+    mut link: Link,
+    rewrite: &Rewrite<'_>,
+    body: Option<Incoming>,
+) -> Result<Answer, Box<Failed>> {
+    let length = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
+    write_head(&mut link.outbox.bytes, rewrite, &lease, length, body.is_some());
+    let exchange = Exchange::new(link, lease, body, length.is_none());
+    let (head, download) = exchange.head(way, &rewrite.parts.method).await?;
+    Ok(Answer { status: head.status, headers: head.headers, flow: Flow::H1(download) })
+}
+
+/// The request's head as HTTP/1.1 text.
+fn write_head(out: &mut Vec<u8>, rewrite: &Rewrite<'_>, lease: &Lease, length: Option<u64>, has_body: bool) {
+    out.clear();
+    let uri = &rewrite.parts.uri;
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    for part in [rewrite.parts.method.as_str(), " ", target, " HTTP/1.1\r\nhost: "] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    let host = if rewrite.host.is_empty() { &lease.endpoint().authority } else { rewrite.host };
+    out.extend_from_slice(host.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    match length {
+        None => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Some(length) if has_body || takes_body(&rewrite.parts.method) => {
+            out.extend_from_slice(b"content-length: ");
+            out.extend_from_slice(length.to_string().as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        Some(_) => {}
+    }
+    rewrite.write(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Methods whose requests say their length even if it is nought (RFC 9110 §8.6).
+fn takes_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+/// Methods that change nothing on the server (RFC 9110 §9.2.1), as far as weir lets them through.
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}

@@ -1,0 +1,178 @@
+//! The HTTP/2 leg to an upstream: one request on a shared connection, and its answer's body.
+
+use super::attempt::{Failed, Way, in_room, in_time};
+use super::fault::Fault;
+use super::headers::Rewrite;
+use super::link::Place;
+use super::pool::Lease;
+use super::shared::{Passed, Shared, Stream, Upload};
+use crate::rollout::outcome::ErrorKind;
+use bytes::Bytes;
+use http::response::Parts;
+use http::uri::{Authority, Scheme, Uri};
+use http::{HeaderMap, Request, Version};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Sends a request over a shared connection, opening one if none has room, or if `fresh` asks for a new one.
+pub async fn send(
+    way: &Way<'_>,
+    lease: Lease,
+    rewrite: &Rewrite<'_>,
+    body: Option<Incoming>,
+    fresh: bool,
+) -> Result<(Parts, Download), Box<Failed>> {
+    let failed = |fault, unsent, stale, lease| Err(Box::new(Failed { fault, unsent, stale, lease }));
+    let (mut sender, stream, pooled) = match checkout(way, &lease, fresh).await {
+        Ok(ready) => ready,
+        Err(fault) => return failed(fault, Some(body), false, lease),
+    };
+    let passed = Rc::<Passed>::default();
+    let Some(request) = prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed) }) else {
+        return failed(Fault::Failed(ErrorKind::Protocol), None, false, lease);
+    };
+    let mut unsent = None;
+    let mut sending = pin!(sender.try_send_request(request));
+    let answered = in_time(way, |cx| {
+        passed.watch(cx);
+        let polled = sending.as_mut().poll(cx).map_err(|mut failure| {
+            unsent = failure.take_message().map(|request| request.into_body().body);
+            fault_of(failure.error(), &passed)
+        });
+        (polled, passed.progress())
+    });
+    match answered.await {
+        Ok(response) => {
+            let (head, body) = response.into_parts();
+            let idle_limit = way.limits.stream_idle;
+            let download = Download { body, passed, idle_limit, idle: None, _held: (stream, lease) };
+            Ok((head, download))
+        }
+        Err(fault) => {
+            let stale = pooled && fault == Fault::Failed(ErrorKind::Reset);
+            failed(fault, unsent, stale, lease)
+        }
+    }
+}
+
+/// A place on a connection, and whether that connection was there before.
+async fn checkout(
+    way: &Way<'_>,
+    lease: &Lease,
+    fresh: bool,
+) -> Result<(http2::SendRequest<Upload>, Stream, bool), Fault> {
+    let streams_max = way.limits.h2_streams as usize;
+    let fits = |shared: &&Shared| {
+        shared.is_usable(lease.now(), way.limits.upstream_max_lifetime) && shared.has_room(streams_max)
+    };
+    let mut passed_over = fresh;
+    let room = in_room(way, || {
+        // One that came free while this request waited is as good as a new one.
+        if !std::mem::take(&mut passed_over)
+            && let Some(shared) = lease.shared().borrow().iter().find(fits)
+        {
+            let (sender, stream) = shared.stream();
+            return Some(Room::Stream(sender, stream, shared.has_room(streams_max)));
+        }
+        way.pool.place(way.upstream).map(Room::Place)
+    });
+    let (sender, stream, pooled, more) = match room.await? {
+        Room::Stream(sender, stream, more) => (sender, stream, true, more),
+        Room::Place(place) => {
+            let link = lease.connect(way.upstream, place).await?;
+            let shared = Shared::open(link, lease.now(), way.limits).await?;
+            let (sender, stream) = shared.stream();
+            lease.share(shared);
+            (sender, stream, false, true)
+        }
+    };
+    if more {
+        // Each of those who wait wakes the next one, as long as there is room.
+        way.pool.tell_freed();
+    }
+    Ok((sender, stream, pooled))
+}
+
+/// Room for a request.
+enum Room {
+    /// A stream of a connection, and whether that has room for one more.
+    Stream(http2::SendRequest<Upload>, Stream, bool),
+    /// A place for a new connection.
+    Place(Place),
+}
+
+fn prepare(way: &Way<'_>, lease: &Lease, rewrite: &Rewrite<'_>, body: Upload) -> Option<Request<Upload>> {
+    let host = if rewrite.host.is_empty() { &lease.endpoint().authority } else { rewrite.host };
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(if way.upstream.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = Some(Authority::try_from(host).ok()?);
+    uri.path_and_query = Some(rewrite.parts.uri.path_and_query()?.clone());
+    let mut headers = HeaderMap::with_capacity(rewrite.parts.headers.len().saturating_add(8));
+    rewrite.write(&mut headers);
+    if let Some(length) = body.size_hint().exact().filter(|&length| length > 0) {
+        headers.insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = rewrite.parts.method.clone();
+    *request.uri_mut() = Uri::from_parts(uri).ok()?;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    Some(request)
+}
+
+fn fault_of(error: &hyper::Error, passed: &Passed) -> Fault {
+    if passed.client_left.get() {
+        return Fault::ClientLeft;
+    }
+    Fault::Failed(if error.is_parse() { ErrorKind::Protocol } else { ErrorKind::Reset })
+}
+
+/// An answer's body on its way.
+pub struct Download {
+    body: Incoming,
+    passed: Rc<Passed>,
+    idle_limit: Duration,
+    idle: Option<Pin<Box<tokio::time::Sleep>>>,
+    _held: (Stream, Lease),
+}
+
+impl Download {
+    /// Request body bytes sent so far.
+    pub fn uploaded(&self) -> u64 {
+        self.passed.taken.get()
+    }
+
+    /// Whether everything has been handed out.
+    pub fn is_done(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    /// Bytes still to come, where the head said.
+    pub fn length(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    /// The next frame; none after the end.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.idle = None;
+                let left = self.passed.client_left.get();
+                let fault = if left { Fault::ClientLeft } else { Fault::Failed(ErrorKind::Truncated) };
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| fault)))
+            }
+            Poll::Pending => {
+                let limit = self.idle_limit;
+                let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                let waits_for_client = self.passed.waits_for_client.get();
+                let fault = if waits_for_client { Fault::ClientSlow } else { Fault::Failed(ErrorKind::Timeout) };
+                idle.as_mut().poll(cx).map(|()| Some(Err(fault)))
+            }
+        }
+    }
+}

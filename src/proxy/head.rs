@@ -1,0 +1,286 @@
+//! The head of an upstream's HTTP/1 answer: bytes to status, headers and the framing of the body.
+//!
+//! Pure: it reads a buffer and refuses what can be understood in two ways (RFC 9112 §6.3). The upstream leg calls it.
+
+use arrayvec::ArrayVec;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Header fields of one answer; more is refused.
+const FIELDS_MAX: usize = 128;
+
+/// A parsed head.
+#[derive(Debug)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, without those that concern this connection alone.
+    pub headers: HeaderMap,
+    /// How the body ends.
+    pub framing: Framing,
+    /// Whether the connection may be used again after the body.
+    pub keep_alive: bool,
+}
+
+/// How a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    Empty,
+    /// After so many bytes.
+    Length(u64),
+    /// By the chunked coding.
+    Chunked,
+    /// With the connection.
+    UntilClose,
+}
+
+/// Why bytes are no acceptable head, chunk or trailer section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MalformedHead {
+    /// Not HTTP/1.
+    Syntax,
+    /// More bytes than allowed.
+    TooLong,
+    /// More fields than allowed.
+    TooManyFields,
+    /// Lengths that contradict each other or cannot be read.
+    Length,
+    /// A transfer coding other than chunked.
+    Coding,
+    /// A chunk or trailer section that is no such thing.
+    Chunk,
+}
+
+/// Takes a head off the front of `buffer`; none if it is not all here yet.
+pub fn take_head(buffer: &mut BytesMut, request: &Method, bytes_max: usize) -> Result<Option<Head>, MalformedHead> {
+    // Left uninitialised: writing 128 empty fields first would cost as much as parsing a usual head.
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let length = match config.parse_response_with_uninit_headers(&mut response, buffer, &mut fields) {
+        Ok(httparse::Status::Complete(length)) if length <= bytes_max => length,
+        Ok(httparse::Status::Partial) if buffer.len() <= bytes_max => return Ok(None),
+        Ok(_) => return Err(MalformedHead::TooLong),
+        Err(httparse::Error::TooManyHeaders) => return Err(MalformedHead::TooManyFields),
+        Err(_) => return Err(MalformedHead::Syntax),
+    };
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(MalformedHead::Syntax)?;
+    let http_1_1 = response.version == Some(1);
+    let mut spans = ArrayVec::<(HeaderName, Range<usize>), FIELDS_MAX>::new();
+    let base = buffer.as_ptr() as usize;
+    for field in response.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MalformedHead::Syntax)?;
+        let start = (field.value.as_ptr() as usize).saturating_sub(base);
+        spans.push((name, start..start.saturating_add(field.value.len())));
+    }
+    let block = buffer.split_to(length).freeze();
+    collect(status, http_1_1, request, &block, &mut spans).map(Some)
+}
+
+fn collect(
+    status: StatusCode,
+    http_1_1: bool,
+    request: &Method,
+    block: &Bytes,
+    spans: &mut ArrayVec<(HeaderName, Range<usize>), FIELDS_MAX>,
+) -> Result<Head, MalformedHead> {
+    let mut headers = HeaderMap::with_capacity(spans.len().saturating_add(4));
+    let mut connection = Connection::default();
+    let mut length = None;
+    let mut coded = false;
+    for (name, span) in spans.drain(..) {
+        let value = HeaderValue::from_maybe_shared(block.slice(span)).map_err(|_| MalformedHead::Syntax)?;
+        if name == TRANSFER_ENCODING {
+            if coded || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                return Err(MalformedHead::Coding);
+            }
+            coded = true;
+        } else if name == CONTENT_LENGTH {
+            let stated = decimal(value.as_bytes()).ok_or(MalformedHead::Length)?;
+            if length.replace(stated).is_some_and(|earlier| earlier != stated) {
+                return Err(MalformedHead::Length);
+            }
+            headers.insert(name, value);
+        } else if name == CONNECTION {
+            connection.read(&value);
+        } else if !concerns_connection(&name) {
+            headers.append(name, value);
+        }
+    }
+    if coded && (length.is_some() || !http_1_1) {
+        return Err(MalformedHead::Coding);
+    }
+    for name in connection.named.drain(..) {
+        headers.remove(name);
+    }
+    let framing = framing(status, request, coded, length);
+    let persistent = if http_1_1 { !connection.close } else { connection.keep_alive };
+    Ok(Head { status, headers, framing, keep_alive: persistent && framing != Framing::UntilClose })
+}
+
+/// RFC 9112 §6.3, the cases of an answer.
+fn framing(status: StatusCode, request: &Method, coded: bool, length: Option<u64>) -> Framing {
+    let bodiless = status.is_informational() || matches!(status.as_u16(), 204 | 304);
+    if bodiless || request == Method::HEAD {
+        return Framing::Empty;
+    }
+    match (coded, length) {
+        (true, _) => Framing::Chunked,
+        (false, Some(0)) => Framing::Empty,
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::UntilClose,
+    }
+}
+
+/// What a `Connection` field says.
+#[derive(Debug, Default)]
+struct Connection {
+    close: bool,
+    keep_alive: bool,
+    named: Vec<HeaderName>,
+}
+
+impl Connection {
+    fn read(&mut self, value: &HeaderValue) {
+        for option in value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if let Ok(name) = HeaderName::from_bytes(option) {
+                self.named.push(name);
+            }
+        }
+    }
+}
+
+/// Fields about this connection alone (RFC 9110 §7.6.1), besides those that `Connection` names.
+pub fn concerns_connection(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// A number of decimal digits alone, without sign or space; none beyond 19 digits.
+pub fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The fields of a trailer section, without those that must not stand there (RFC 9110 §6.5.1).
+pub fn trailers(section: &[u8]) -> Result<HeaderMap, MalformedHead> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let parsed = match httparse::parse_headers(section, &mut fields) {
+        Ok(httparse::Status::Complete((_, parsed))) => parsed,
+        Ok(httparse::Status::Partial) | Err(_) => return Err(MalformedHead::Chunk),
+    };
+    let mut headers = HeaderMap::with_capacity(parsed.len());
+    for field in parsed {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MalformedHead::Chunk)?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| MalformedHead::Chunk)?;
+        if may_trail(&name) {
+            headers.append(name, value);
+        }
+    }
+    Ok(headers)
+}
+
+/// Whether a field may stand in trailers: none for framing, routing, authentication or content negotiation.
+pub fn may_trail(name: &HeaderName) -> bool {
+    !concerns_connection(name)
+        && !matches!(
+            name.as_str(),
+            "authorization"
+                | "content-encoding"
+                | "content-length"
+                | "content-range"
+                | "content-type"
+                | "cookie"
+                | "host"
+                | "set-cookie"
+                | "trailer"
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Option<Head>, MalformedHead> {
+        take_head(&mut BytesMut::from(text), &Method::GET, 1000)
+    }
+
+    #[test]
+    fn a_head_comes_whole_or_not_at_all() {
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\n";
+        for cut in 0..text.len() {
+            let mut buffer = BytesMut::from(&text[..cut]);
+            assert!(take_head(&mut buffer, &Method::GET, 1000).unwrap().is_none());
+            assert_eq!(buffer.len(), cut);
+        }
+        let mut buffer = BytesMut::from(format!("{text}hello").as_str());
+        let head = take_head(&mut buffer, &Method::GET, 1000).unwrap().unwrap();
+        assert_eq!((head.status.as_u16(), head.framing, head.keep_alive), (200, Framing::Length(5), true));
+        assert_eq!(head.headers["x-a"], "b");
+        assert_eq!(&buffer[..], b"hello");
+    }
+
+    #[test]
+    fn framing_follows_the_rfc() {
+        let framing = |text: &str| parse(text).unwrap().unwrap().framing;
+        assert_eq!(framing("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n"), Framing::Chunked);
+        assert_eq!(framing("HTTP/1.1 200 OK\r\n\r\n"), Framing::UntilClose);
+        assert_eq!(framing("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n"), Framing::Empty);
+        assert_eq!(framing("HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n"), Framing::Empty);
+        let mut buffer = BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+        assert_eq!(take_head(&mut buffer, &Method::HEAD, 1000).unwrap().unwrap().framing, Framing::Empty);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for text in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 2x0 OK\r\n\r\n",
+            "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        ] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn fields_of_the_connection_stay_on_it() {
+        let head = parse(
+            "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\nX-End: 2\r\n\r\n",
+        );
+        let head = head.unwrap().unwrap();
+        assert!(!head.keep_alive);
+        assert_eq!(head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-end"]);
+    }
+
+    #[test]
+    fn http_1_0_closes_unless_it_says_otherwise() {
+        let keep = |extra: &str| {
+            parse(&format!("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n{extra}\r\n")).unwrap().unwrap().keep_alive
+        };
+        assert!(!keep(""));
+        assert!(keep("Connection: keep-alive\r\n"));
+    }
+}

@@ -1,0 +1,367 @@
+//! Which header fields go to the upstream, and which go back: one set of rules for HTTP/1 and HTTP/2.
+//!
+//! Fields of the connection are removed, `x-forwarded-*` and `forwarded` are overwritten unless the peer is trusted,
+//! `x-weir-*` of clients is removed, cookie crumbs are joined, a trace is passed on or started. The rules write into a
+//! `Sink`, so the HTTP/1 leg needs no header map of its own.
+
+use super::conn::Client;
+use super::head::concerns_connection;
+use crate::rollout::assign::{Decision, Split};
+use crate::snapshot::ArmRoute;
+use arrayvec::ArrayVec;
+use http::header::{COOKIE, FORWARDED, TE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+// Names as constants: looking a header up by text would check and fold the text each time.
+/// The header that tells the upstream which arm was chosen, and why.
+const ROLLOUT: HeaderName = HeaderName::from_static("x-weir-rollout");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Client-supplied request ids up to this length are passed on.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Takes header fields one by one.
+pub trait Sink {
+    /// Adds a field whose value `write` appends to a buffer.
+    fn field(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>));
+}
+
+/// HTTP/1 text.
+impl Sink for Vec<u8> {
+    fn field(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        self.extend_from_slice(name.as_bytes());
+        self.extend_from_slice(b": ");
+        write(self);
+        self.extend_from_slice(b"\r\n");
+    }
+}
+
+/// HTTP/2 fields; a value that is none is left out.
+impl Sink for HeaderMap {
+    fn field(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut value = Vec::new();
+        write(&mut value);
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_maybe_shared(bytes::Bytes::from(value)))
+        {
+            self.append(name, value);
+        }
+    }
+}
+
+/// The ids a request carries: the client's where they are well-formed, new ones otherwise.
+#[derive(Debug, Clone)]
+pub struct Ids {
+    request: Option<HeaderValue>,
+    parent: Option<HeaderValue>,
+    /// 128 random bits as hexadecimal digits: the new request id and the new trace's id.
+    fresh: [u8; 32],
+}
+
+impl Ids {
+    /// The ids of a request; `random` is used where the client sent none.
+    pub fn of(headers: &HeaderMap, random: u128) -> Self {
+        let request = headers.get(REQUEST_ID).filter(|value| is_request_id(value.as_bytes())).cloned();
+        let parent = headers.get(TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned();
+        Ids { request, parent, fresh: hexadecimal(random) }
+    }
+
+    /// `x-request-id`.
+    pub fn request(&self) -> &[u8] {
+        self.request.as_ref().map_or(&self.fresh, HeaderValue::as_bytes)
+    }
+
+    /// The trace's id, 32 hexadecimal digits.
+    pub fn trace(&self) -> &[u8] {
+        self.parent.as_ref().and_then(|parent| parent.as_bytes().get(3..35)).unwrap_or(&self.fresh)
+    }
+
+    /// Whether the client sent a trace context that can be passed on.
+    fn has_parent(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    fn write_traceparent(&self, out: &mut Vec<u8>) {
+        match &self.parent {
+            Some(parent) => out.extend_from_slice(parent.as_bytes()),
+            None => {
+                // Version 00, the new trace, its first span (the half of the random bits that may not be all zero by
+                // chance of 2^-64), and the sampled flag, so that no trace is lost because weir began it.
+                out.extend_from_slice(b"00-");
+                out.extend_from_slice(&self.fresh);
+                out.extend_from_slice(b"-");
+                out.extend_from_slice(self.fresh.get(16..).unwrap_or_default());
+                out.extend_from_slice(b"-01");
+            }
+        }
+    }
+}
+
+/// Everything the rules look at for one request.
+pub struct Rewrite<'a> {
+    /// The client's request.
+    pub parts: &'a Parts,
+    /// Who sent it.
+    pub client: &'a Client,
+    /// Whether that peer's forwarding headers are believed.
+    pub trusted: bool,
+    /// The authority it asked for; empty if an HTTP/1.0 client named none.
+    pub host: &'a str,
+    /// Its ids.
+    pub ids: &'a Ids,
+    /// The decisions on it, with the rollout's split and stage.
+    pub decisions: &'a [(&'a Split, Option<&'a str>, Decision)],
+    /// What the chosen arms set and remove.
+    pub arms: ArrayVec<&'a ArmRoute, { crate::snapshot::ROLLOUTS_PER_ROUTE_MAX }>,
+}
+
+impl Rewrite<'_> {
+    /// Writes all fields but `host`, `content-length` and `transfer-encoding`, which belong to the protocol's leg.
+    pub fn write(&self, sink: &mut impl Sink) {
+        let headers = &self.parts.headers;
+        let named = named_by_connection(headers);
+        let mut cookie_written = false;
+        for (name, value) in headers {
+            let copy = match rule(name) {
+                Rule::Copy => true,
+                Rule::Drop => false,
+                Rule::IfTrusted => self.trusted && *name != ROLLOUT,
+                Rule::Trailers => accepts_trailers(value),
+                Rule::TraceState => self.ids.has_parent(),
+                Rule::Cookie => !std::mem::replace(&mut cookie_written, true),
+            };
+            if !copy || named.contains(name) || self.is_replaced(name) {
+                continue;
+            }
+            if *name == TE {
+                sink.field(TE.as_str(), |out| out.extend_from_slice(b"trailers"));
+            } else if *name == COOKIE {
+                sink.field(COOKIE.as_str(), |out| {
+                    join(headers.get_all(COOKIE), b"; ", out);
+                });
+            } else {
+                sink.field(name.as_str(), |out| out.extend_from_slice(value.as_bytes()));
+            }
+        }
+        self.write_forwarded(sink);
+        self.write_rollouts(sink);
+        sink.field(REQUEST_ID.as_str(), |out| out.extend_from_slice(self.ids.request()));
+        sink.field(TRACEPARENT.as_str(), |out| self.ids.write_traceparent(out));
+        for (name, value) in self.arms.iter().flat_map(|arm| &arm.set_headers) {
+            sink.field(name.as_str(), |out| out.extend_from_slice(value.as_bytes()));
+        }
+    }
+
+    fn is_replaced(&self, name: &HeaderName) -> bool {
+        let by =
+            |arm: &&ArmRoute| arm.remove_headers.contains(name) || arm.set_headers.iter().any(|(set, _)| set == name);
+        self.arms.iter().any(by)
+    }
+
+    /// `x-forwarded-for`, `-proto`, `-host` and `forwarded`: the peer's word if it is trusted, then our own.
+    fn write_forwarded(&self, sink: &mut impl Sink) {
+        let earlier = |name: HeaderName| self.trusted.then(|| self.parts.headers.get_all(name));
+        sink.field(FORWARDED_FOR.as_str(), |out| {
+            if earlier(FORWARDED_FOR).is_some_and(|values| join(values, b", ", out) > 0) {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(self.client.address_text.as_bytes());
+        });
+        for (name, own) in [(FORWARDED_PROTO, self.client.scheme()), (FORWARDED_HOST, self.host)] {
+            let believed = self.trusted.then(|| self.parts.headers.get(&name)).flatten();
+            let value = believed.map_or(own.as_bytes(), HeaderValue::as_bytes);
+            if !value.is_empty() {
+                sink.field(name.as_str(), |out| out.extend_from_slice(value));
+            }
+        }
+        sink.field(FORWARDED.as_str(), |out| {
+            if earlier(FORWARDED).is_some_and(|values| join(values, b", ", out) > 0) {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(self.client.forwarded_for.as_bytes());
+            if !self.host.is_empty() && !self.host.contains(['"', '\\']) {
+                for part in [";host=\"", self.host, "\""] {
+                    out.extend_from_slice(part.as_bytes());
+                }
+            }
+            out.extend_from_slice(b";proto=");
+            out.extend_from_slice(self.client.scheme().as_bytes());
+        });
+    }
+
+    /// `x-weir-rollout: chat=canary;stage=canary-10;reason=bucket`, one element per rollout.
+    fn write_rollouts(&self, sink: &mut impl Sink) {
+        let earlier = self.trusted.then(|| self.parts.headers.get_all(ROLLOUT));
+        if self.decisions.is_empty() && earlier.as_ref().is_none_or(|values| values.iter().next().is_none()) {
+            return;
+        }
+        sink.field(ROLLOUT.as_str(), |out| {
+            let mut separate = earlier.is_some_and(|values| join(values, b", ", out) > 0);
+            for (split, stage, decision) in self.decisions {
+                if std::mem::replace(&mut separate, true) {
+                    out.extend_from_slice(b", ");
+                }
+                for part in [&split.name, "=", decision.arm.name()] {
+                    out.extend_from_slice(part.as_bytes());
+                }
+                if let Some(stage) = stage {
+                    out.extend_from_slice(b";stage=");
+                    out.extend_from_slice(stage.as_bytes());
+                }
+                out.extend_from_slice(b";reason=");
+                out.extend_from_slice(decision.reason.word(split).as_bytes());
+            }
+        });
+    }
+}
+
+/// What happens to a client's header field.
+enum Rule {
+    Copy,
+    Drop,
+    IfTrusted,
+    Trailers,
+    TraceState,
+    Cookie,
+}
+
+fn rule(name: &HeaderName) -> Rule {
+    match name.as_str() {
+        // The usual ones first: they pass without a further look.
+        "accept" | "accept-encoding" | "accept-language" | "authorization" | "cache-control" | "content-type"
+        | "origin" | "referer" | "user-agent" => Rule::Copy,
+        "cookie" => Rule::Cookie,
+        "te" => Rule::Trailers,
+        "tracestate" => Rule::TraceState,
+        "host" | "content-length" | "expect" | "proxy-authorization" | "http2-settings" => Rule::Drop,
+        "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded" => Rule::Drop,
+        "x-request-id" | "traceparent" | "x-weir-force" => Rule::Drop,
+        _ if concerns_connection(name) => Rule::Drop,
+        text if text.starts_with("x-weir-") => Rule::IfTrusted,
+        // CGI-like services read `x_a` and `x-a` as one name, so the first could smuggle the second.
+        text if memchr::memchr(b'_', text.as_bytes()).is_some() => Rule::Drop,
+        _ => Rule::Copy,
+    }
+}
+
+/// Whether `te` says so; its other words are about this connection alone.
+fn accepts_trailers(te: &HeaderValue) -> bool {
+    te.as_bytes().split(|&byte| byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// The fields that `Connection` names, which end at this hop.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let mut named = Vec::new();
+    for value in headers.get_all(http::header::CONNECTION) {
+        for option in value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            let is_option = option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive");
+            if let (false, Ok(name)) = (is_option, HeaderName::from_bytes(option)) {
+                // `te: trailers` must be named here and still matters to the upstream.
+                if name != TE {
+                    named.push(name);
+                }
+            }
+        }
+    }
+    named
+}
+
+/// Appends all values with `separator` between them; returns how many bytes.
+fn join(values: http::header::GetAll<'_, HeaderValue>, separator: &[u8], out: &mut Vec<u8>) -> usize {
+    let before = out.len();
+    for value in values {
+        if out.len() > before {
+            out.extend_from_slice(separator);
+        }
+        out.extend_from_slice(value.as_bytes());
+    }
+    out.len().saturating_sub(before)
+}
+
+/// Removes from an HTTP/2 upstream's answer what concerns its connection alone.
+pub fn clean_answer(headers: &mut HeaderMap) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| concerns_connection(name)).cloned().collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+}
+
+/// Letters, digits and a few marks: nothing that a log or a shell reads twice.
+fn is_request_id(id: &[u8]) -> bool {
+    let allowed = |&byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
+    !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.iter().all(allowed)
+}
+
+/// W3C Trace Context §3.2: version, trace id, parent id, flags; not all zero, version not ff. Later versions may be longer.
+fn is_traceparent(value: &[u8]) -> bool {
+    let fields: ArrayVec<&[u8], 5> = value.splitn(5, |&byte| byte == b'-').collect();
+    let [version, trace, parent, flags, rest @ ..] = fields.as_slice() else { return false };
+    let hex = |field: &[u8], length| {
+        field.len() == length && field.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let zero = |field: &[u8]| field.iter().all(|&byte| byte == b'0');
+    hex(version, 2)
+        && *version != b"ff"
+        && (*version != b"00" || rest.is_empty())
+        && hex(trace, 32)
+        && !zero(trace)
+        && hex(parent, 16)
+        && !zero(parent)
+        && hex(flags, 2)
+}
+
+/// 32 hexadecimal digits.
+pub fn hexadecimal(value: u128) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'0'; 32];
+    let digits = value.to_be_bytes().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    for (place, digit) in text.iter_mut().zip(digits) {
+        *place = DIGITS.get(usize::from(digit)).copied().unwrap_or(b'0');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_contexts_are_checked_as_the_standard_says() {
+        for good in [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+        ] {
+            assert!(is_traceparent(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+        ] {
+            assert!(!is_traceparent(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn request_ids_that_a_log_could_misread_are_replaced() {
+        assert!(is_request_id(b"0198c0de-0000-7000-8000-000000000001"));
+        assert!(!is_request_id(b""));
+        assert!(!is_request_id(b"a b"));
+        assert!(!is_request_id(b"\"}{\""));
+        assert!(!is_request_id(&[b'a'; REQUEST_ID_BYTES_MAX + 1]));
+    }
+
+    #[test]
+    fn hexadecimal_keeps_every_digit() {
+        assert_eq!(&hexadecimal(0x0123_4567_89ab_cdef_0011_2233_4455_6677), b"0123456789abcdef0011223344556677");
+        assert_eq!(hexadecimal(u128::MAX), [b'f'; 32]);
+    }
+}

@@ -1,0 +1,201 @@
+//! What the tasks of one worker share: the snapshot it keeps, its pools, its random numbers, its open connections.
+//!
+//! Everything here belongs to one thread; nothing is locked.
+
+use super::access::{Line, Log};
+use super::pool::{Pools, UpstreamPool};
+use crate::clock::Clock;
+use crate::snapshot::{Published, Snapshot};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use tokio::sync::Notify;
+
+/// How far the process has got on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    /// It serves.
+    No,
+    /// It still accepts, but asks clients to go elsewhere: answers say `connection: close`.
+    Closing,
+    /// It accepts no more; requests under way finish, within the drain timeout.
+    Finish,
+    /// It ends now.
+    Now,
+}
+
+/// What the tasks of a worker share.
+pub struct Worker {
+    /// Its index.
+    pub index: usize,
+    /// The clock.
+    pub clock: Clock,
+    published: Arc<Published<Snapshot>>,
+    adopted: RefCell<Rc<Adopted>>,
+    pools: RefCell<Pools>,
+    random: RefCell<fastrand::Rng>,
+    log: Option<Log>,
+    drain: Cell<Drain>,
+    seats: RefCell<Seats>,
+    /// The tasks that accept connections, one per listener.
+    accepting: RefCell<Vec<Waker>>,
+    /// Told when the last connection is gone.
+    empty: Notify,
+}
+
+/// A snapshot with this worker's pools for it.
+pub struct Adopted {
+    /// The snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// The pools, in the snapshot's order of upstreams.
+    pub pools: Vec<UpstreamPool>,
+}
+
+/// The connections that must be told when the worker drains.
+#[derive(Default)]
+struct Seats {
+    next: u64,
+    wakers: BTreeMap<u64, Option<Waker>>,
+}
+
+/// One connection's seat; left when it ends.
+pub struct Seat {
+    worker: Rc<Worker>,
+    number: u64,
+}
+
+impl Seat {
+    /// The worker.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Whom to wake when the worker drains.
+    pub fn wake_by(&self, waker: Waker) {
+        self.worker.seats.borrow_mut().wakers.insert(self.number, Some(waker));
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.worker.seats.borrow_mut();
+        seats.wakers.remove(&self.number);
+        if seats.wakers.is_empty() {
+            self.worker.empty.notify_one();
+        }
+    }
+}
+
+impl Worker {
+    /// What the worker of that index begins with.
+    pub fn new(index: usize, clock: Clock, published: Arc<Published<Snapshot>>, log: Option<Log>) -> Self {
+        let snapshot = published.load();
+        let mut pools = Pools::new(index, clock.clone());
+        let adopted = Adopted { pools: pools.adopt(&snapshot), snapshot };
+        Worker {
+            index,
+            clock,
+            published,
+            adopted: RefCell::new(Rc::new(adopted)),
+            pools: RefCell::new(pools),
+            random: RefCell::new(fastrand::Rng::new()),
+            log,
+            drain: Cell::new(Drain::No),
+            seats: RefCell::default(),
+            accepting: RefCell::default(),
+            empty: Notify::new(),
+        }
+    }
+
+    /// The present snapshot: the kept one unless the generation number moved.
+    #[inline]
+    pub fn adopted(&self) -> Rc<Adopted> {
+        if self.published.generation() != self.adopted.borrow().snapshot.generation {
+            self.adopt();
+        }
+        Rc::clone(&self.adopted.borrow())
+    }
+
+    #[cold]
+    fn adopt(&self) {
+        let snapshot = self.published.load();
+        let pools = self.pools.borrow_mut().adopt(&snapshot);
+        *self.adopted.borrow_mut() = Rc::new(Adopted { snapshot, pools });
+    }
+
+    /// 128 random bits for ids that nobody must guess from others but that protect nothing.
+    pub fn random(&self) -> u128 {
+        self.random.borrow_mut().u128(..)
+    }
+
+    /// A random number below `bound`, which is not nought.
+    pub fn random_below(&self, bound: u32) -> u32 {
+        self.random.borrow_mut().u32(..bound)
+    }
+
+    /// Queues a line for the access log and counts it if it does not fit.
+    pub fn write_access(&self, line: Box<Line>) {
+        let Some(log) = &self.log else { return };
+        if !log.offer(line)
+            && let Some(counts) = self.adopted.borrow().snapshot.counts.of(self.index)
+        {
+            counts.access_dropped.add(1);
+        }
+    }
+
+    /// Whether clients are asked to go elsewhere.
+    pub fn is_draining(&self) -> bool {
+        self.drain.get() > Drain::No
+    }
+
+    /// Whether connections must end after the requests they carry.
+    pub fn must_finish(&self) -> bool {
+        self.drain.get() >= Drain::Finish
+    }
+
+    /// A seat for a connection that was just accepted.
+    pub fn seat(self: &Rc<Self>) -> Seat {
+        let mut seats = self.seats.borrow_mut();
+        let number = seats.next;
+        seats.next = number.wrapping_add(1);
+        seats.wakers.insert(number, None);
+        Seat { worker: Rc::clone(self), number }
+    }
+
+    /// Notes how far the process has got on its way out.
+    pub fn set_drain(&self, stage: Drain) {
+        self.drain.set(stage);
+        if stage >= Drain::Finish {
+            self.seats.borrow().wakers.values().flatten().for_each(Waker::wake_by_ref);
+            self.accepting.borrow().iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    /// Whom to wake, besides the connections, when the worker drains: a task that accepts.
+    pub fn wake_at_drain(&self, waker: &Waker) {
+        let mut accepting = self.accepting.borrow_mut();
+        if !accepting.iter().any(|known| known.will_wake(waker)) {
+            accepting.push(waker.clone());
+        }
+    }
+
+    /// Waits until the last connection is gone.
+    pub async fn until_empty(&self) {
+        while !self.seats.borrow().wakers.is_empty() {
+            self.empty.notified().await;
+        }
+    }
+
+    /// Looks through idle upstream connections, and lets go of an old snapshot even if no request comes.
+    pub fn sweep(&self) {
+        let adopted = self.adopted();
+        self.pools.borrow().sweep(&adopted.snapshot);
+    }
+
+    /// Closes every idle upstream connection.
+    pub fn close_idle(&self) {
+        self.pools.borrow().close_idle();
+    }
+}

@@ -1,0 +1,40 @@
+//! The data plane: one thread = one runtime. It takes no lock and waits for nothing but sockets.
+//!
+//! `worker` accepts, `conn` parses, `request` is the straight line that every request follows; everything else here is
+//! a leaf that the line calls. The data plane never writes to the control plane's rooms: it reads a `Snapshot`, writes
+//! its own `Tally` cells and reads latches.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod access;
+mod attempt;
+mod body;
+mod chunked;
+mod conn;
+mod fault;
+mod flags;
+mod forward;
+mod h1;
+mod h2;
+mod head;
+mod headers;
+mod link;
+mod local;
+mod observe;
+mod pool;
+mod refusal;
+mod request;
+mod route;
+mod shared;
+mod unit;
+mod upload;
+pub mod worker;

@@ -1,0 +1,200 @@
+//! Step 8 of the request: what is counted of it, closed exactly once however it ends.
+//!
+//! An observation that is dropped unclosed belongs to a client that left.
+
+use super::access;
+use super::local::{Adopted, Worker};
+use crate::clock::Time;
+use crate::rollout::assign::{Decision, Reason};
+use crate::rollout::outcome::{CodeClass, End, Outcome};
+use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
+use crate::tally::Series;
+use arrayvec::ArrayVec;
+use http::{HeaderMap, StatusCode};
+use std::rc::Rc;
+
+/// The counting of one request, from its decision to its end.
+pub struct Observation {
+    worker: Rc<Worker>,
+    adopted: Rc<Adopted>,
+    route: usize,
+    decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
+    started: Time,
+    first_byte: Option<Time>,
+    /// The status of the upstream's answer; none if there was none.
+    answered: Option<StatusCode>,
+    /// The status the client got.
+    status: Option<StatusCode>,
+    grpc_status: Option<u8>,
+    bytes_in: u64,
+    bytes_out: u64,
+    line: Option<Box<access::Line>>,
+    closed: bool,
+}
+
+impl Observation {
+    /// Begins to count a request that was decided.
+    pub fn start(
+        worker: &Rc<Worker>,
+        adopted: &Rc<Adopted>,
+        route: usize,
+        decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
+        started: Time,
+        line: Option<Box<access::Line>>,
+    ) -> Box<Self> {
+        let observation = Observation {
+            worker: Rc::clone(worker),
+            adopted: Rc::clone(adopted),
+            route,
+            decisions,
+            started,
+            first_byte: None,
+            answered: None,
+            status: None,
+            grpc_status: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            line,
+            closed: false,
+        };
+        observation.each_series(|series, _| series.started.add(1));
+        observation.count_decisions();
+        Box::new(observation)
+    }
+
+    /// The upstream's answer has begun.
+    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.first_byte = Some(self.worker.clock.now());
+        self.answered = Some(status);
+        self.status = Some(status);
+        self.grpc_status(headers);
+    }
+
+    /// weir answers in the upstream's place; no status if the client is gone.
+    pub fn replaced(&mut self, status: Option<StatusCode>, word: &'static str) {
+        self.status = status;
+        if status.is_some() {
+            // The client waited that long for an answer, whoever gave it: a canary that hangs must show in its latency.
+            self.first_byte = Some(self.worker.clock.now());
+        }
+        if let Some(line) = &mut self.line {
+            line.error = Some(word);
+        }
+    }
+
+    /// So many bytes of the answer's body went out.
+    pub fn sent(&mut self, bytes: u64) {
+        self.bytes_out = self.bytes_out.saturating_add(bytes);
+    }
+
+    /// So many bytes of the request's body went to the upstream, in all.
+    pub fn uploaded(&mut self, bytes: u64) {
+        self.bytes_in = bytes;
+    }
+
+    /// Notes the gRPC status of a head or trailers, if there is one.
+    pub fn grpc_status(&mut self, fields: &HeaderMap) {
+        if let Some(status) = super::body::grpc_status(fields) {
+            self.grpc_status = Some(status);
+        }
+    }
+
+    /// Counts the request as ended in this way.
+    pub fn close(&mut self, end: End) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        let now = self.worker.clock.now();
+        let outcome =
+            Outcome { status: self.answered.map(|status| status.as_u16()), grpc_status: self.grpc_status, end };
+        let class = self.status.map_or(CodeClass::None, |status| CodeClass::of(status.as_u16()));
+        let total_us = now.since(self.started).as_micros() as u64;
+        let first_us = self.first_byte.map(|time| time.since(self.started).as_micros() as u64);
+        self.each_series(|series, rollout| {
+            series.ended.add(1);
+            if let Some(code) = series.codes.get(class as usize) {
+                code.add(1);
+            }
+            let rules = rollout.and_then(|index| self.snapshot().rollouts.get(index)).map(|rollout| &rollout.errors);
+            let kind = rules.and_then(|rules| rules.failure(&outcome));
+            if let Some(errors) = kind.and_then(|kind| series.errors.get(kind as usize)) {
+                errors.add(1);
+            }
+            if end == End::ClientLeft {
+                series.client_left.add(1);
+            }
+            series.bytes_in.add(self.bytes_in);
+            series.bytes_out.add(self.bytes_out);
+            if let Some(us) = first_us {
+                series.first_byte.record(us);
+                series.first_byte_us.add(us);
+            }
+            if end == End::Complete {
+                series.total.record(total_us);
+                series.total_us.add(total_us);
+            }
+        });
+        self.write_line(end, total_us);
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        &self.adopted.snapshot
+    }
+
+    fn route(&self) -> Option<&Route> {
+        self.snapshot().routes.get(self.route)
+    }
+
+    /// Calls `count` for every series the request belongs to, with its rollout.
+    fn each_series(&self, count: impl Fn(&Series, Option<usize>)) {
+        let Some(route) = self.route() else { return };
+        let worker = self.worker.index;
+        if let (true, Some(series)) = (route.rollouts.is_empty(), route.plain.of(worker)) {
+            count(series, None);
+        }
+        for (on_route, decision) in route.rollouts.iter().zip(&self.decisions) {
+            let arm = decision.arm.index();
+            let Some(rollout) = self.snapshot().rollouts.get(on_route.rollout) else { continue };
+            let of_arm = match decision.reason {
+                Reason::Forced => rollout.forced_series.get(arm),
+                _ => on_route.series.get(arm),
+            };
+            let of_cohort = match decision.reason {
+                Reason::Cohort(index) => rollout.cohort_series.get(usize::from(index)).and_then(|arms| arms.get(arm)),
+                _ => None,
+            };
+            for series in of_arm.into_iter().chain(of_cohort).filter_map(|per_worker| per_worker.of(worker)) {
+                count(series, Some(on_route.rollout));
+            }
+        }
+    }
+
+    fn count_decisions(&self) {
+        let Some(route) = self.route() else { return };
+        for (on_route, decision) in route.rollouts.iter().zip(&self.decisions) {
+            let rollout = self.snapshot().rollouts.get(on_route.rollout);
+            if let Some(decisions) = rollout.and_then(|rollout| rollout.decisions.of(self.worker.index)) {
+                decisions.record(*decision);
+            }
+        }
+    }
+
+    fn write_line(&mut self, end: End, total_us: u64) {
+        let Some(mut line) = self.line.take() else { return };
+        line.status = self.status.map_or(0, |status| status.as_u16());
+        line.bytes = self.bytes_out;
+        line.duration_us = total_us;
+        line.error = line.error.or(match end {
+            End::Complete => None,
+            End::ClientLeft => Some("client_left"),
+            End::Failed(kind) => Some(kind.label()),
+        });
+        self.worker.write_access(line);
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.close(End::ClientLeft);
+    }
+}

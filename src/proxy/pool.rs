@@ -1,0 +1,293 @@
+//! The upstream connections of one worker: checkout by least in flight, connect, reuse, sweep.
+//!
+//! Nothing here is shared with other workers. A pool belongs to an endpoint id and outlives snapshots, so a reload
+//! drops no connection. It never retries: `forward` decides what may be sent again.
+
+use super::fault::Fault;
+use super::link::{Io, Link, Place, Quota};
+use super::shared::Shared;
+use crate::clock::{Clock, Time};
+use crate::rollout::outcome::ErrorKind;
+use crate::snapshot::{Endpoint, Snapshot, Upstream};
+use crate::tally::{Cell as Count, PerWorker};
+use ahash::AHashMap;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// The pools of one worker, by endpoint id.
+pub struct Pools {
+    worker: usize,
+    clock: Clock,
+    endpoints: AHashMap<u32, Rc<EndpointPool>>,
+    upstreams: AHashMap<Arc<str>, Rc<Quota>>,
+}
+
+/// The pools of one upstream's endpoints, as one snapshot names them.
+pub struct UpstreamPool {
+    /// One per endpoint, in the snapshot's order.
+    endpoints: Vec<Rc<EndpointPool>>,
+    quota: Rc<Quota>,
+    turn: Cell<usize>,
+}
+
+/// The connections to one endpoint.
+pub struct EndpointPool {
+    endpoint: Endpoint,
+    clock: Clock,
+    worker: usize,
+    /// Requests under way; what balancing compares.
+    in_flight: Cell<usize>,
+    idle: RefCell<Vec<Link>>,
+    /// The multiplexed connections, if the upstream speaks HTTP/2.
+    shared: RefCell<Vec<Shared>>,
+    active_gauge: Arc<PerWorker<Count>>,
+    idle_gauge: Arc<PerWorker<Count>>,
+    quota: Rc<Quota>,
+    /// Until when other endpoints are preferred, because this one could not be reached.
+    avoided_until: Cell<Time>,
+    /// Whether no snapshot names it any more: nothing is kept for later then.
+    retired: Cell<bool>,
+}
+
+/// How long other endpoints are preferred after one could not be reached.
+const AVOID: Duration = Duration::from_secs(5);
+
+/// A request's claim on an endpoint; ends with the request.
+pub struct Lease {
+    pool: Rc<EndpointPool>,
+}
+
+impl Pools {
+    /// No pools yet, for worker `worker`.
+    pub fn new(worker: usize, clock: Clock) -> Self {
+        Pools { worker, clock, endpoints: AHashMap::new(), upstreams: AHashMap::new() }
+    }
+
+    /// The pools that `snapshot` names, in its order; those it no longer names lose their idle connections.
+    pub fn adopt(&mut self, snapshot: &Snapshot) -> Vec<UpstreamPool> {
+        let mut kept = AHashMap::new();
+        let mut quotas = AHashMap::new();
+        let mut adopted = Vec::with_capacity(snapshot.upstreams.len());
+        for upstream in &snapshot.upstreams {
+            let quota = self.upstreams.get(&upstream.name).map(Rc::clone).unwrap_or_default();
+            quotas.insert(Arc::clone(&upstream.name), Rc::clone(&quota));
+            let pool_of = |endpoint: &Endpoint| match self.endpoints.get(&endpoint.id) {
+                Some(pool) => Rc::clone(pool),
+                None => Rc::new(EndpointPool::new(endpoint, upstream, &quota, self.worker, self.clock.clone())),
+            };
+            let endpoints: Vec<_> = upstream.endpoints.iter().map(pool_of).collect();
+            kept.extend(endpoints.iter().map(|pool| (pool.endpoint.id, Rc::clone(pool))));
+            adopted.push(UpstreamPool { endpoints, quota, turn: Cell::new(0) });
+        }
+        for (id, pool) in &self.endpoints {
+            if !kept.contains_key(id) {
+                pool.retired.set(true);
+                pool.close_idle();
+            }
+        }
+        self.endpoints = kept;
+        self.upstreams = quotas;
+        adopted
+    }
+
+    /// Closes idle connections that are too old or that the upstream has closed.
+    pub fn sweep(&self, snapshot: &Snapshot) {
+        let now = self.clock.now();
+        for upstream in &snapshot.upstreams {
+            for endpoint in &upstream.endpoints {
+                if let Some(pool) = self.endpoints.get(&endpoint.id) {
+                    pool.sweep(now, upstream.idle_timeout, snapshot.limits.upstream_max_lifetime);
+                }
+            }
+        }
+    }
+
+    /// Closes every idle connection; the worker is ending.
+    pub fn close_idle(&self) {
+        self.endpoints.values().for_each(|pool| pool.close_idle());
+    }
+}
+
+impl UpstreamPool {
+    /// The endpoint with the fewest requests under way, other than `except`; ties go round. One that could not be
+    /// reached lately comes last.
+    pub fn pick(&self, except: Option<&Lease>) -> Option<Lease> {
+        let turn = self.turn.get();
+        if except.is_none() {
+            self.turn.set(turn.wrapping_add(1));
+        }
+        let count = self.endpoints.len();
+        let start = turn.checked_rem(count)?;
+        let others = |pool: &&Rc<EndpointPool>| except.is_none_or(|lease| !Rc::ptr_eq(&lease.pool, pool));
+        let rotated = self.endpoints.iter().cycle().skip(start).take(count);
+        let pool = rotated.filter(others).min_by_key(|pool| (pool.is_avoided(), pool.in_flight.get()))?;
+        Some(Lease::new(pool))
+    }
+
+    /// A place for one more connection, if the upstream's quota has one or an idle connection can give its own up.
+    pub fn place(&self, upstream: &Upstream) -> Option<Place> {
+        while self.quota.open.get() >= upstream.max_connections {
+            if self.endpoints.iter().find_map(|pool| pool.take_idle()).is_none() {
+                // A multiplexed connection ends a moment after it is let go, and says so then.
+                self.endpoints.iter().find(|pool| pool.let_go_shared());
+                return None;
+            }
+        }
+        Some(Place::new(&self.quota))
+    }
+
+    /// Lets one of those who wait look again.
+    pub fn tell_freed(&self) {
+        self.quota.freed.notify_one();
+    }
+
+    /// Waits until a connection has been closed or given back.
+    pub async fn freed(&self) {
+        self.quota.freed.notified().await;
+    }
+}
+
+impl EndpointPool {
+    fn new(endpoint: &Endpoint, upstream: &Upstream, quota: &Rc<Quota>, worker: usize, clock: Clock) -> Self {
+        EndpointPool {
+            endpoint: endpoint.clone(),
+            clock,
+            worker,
+            in_flight: Cell::new(0),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            active_gauge: Arc::clone(&upstream.active),
+            idle_gauge: Arc::clone(&upstream.idle),
+            quota: Rc::clone(quota),
+            avoided_until: Cell::default(),
+            retired: Cell::default(),
+        }
+    }
+
+    fn is_avoided(&self) -> bool {
+        let until = self.avoided_until.get();
+        until > Time::default() && until > self.clock.now()
+    }
+
+    fn take_idle(&self) -> Option<Link> {
+        let link = self.idle.borrow_mut().pop()?;
+        self.count_idle(1, 0);
+        Some(link)
+    }
+
+    /// Lets a multiplexed connection go that carries nothing; false if there is none.
+    fn let_go_shared(&self) -> bool {
+        let mut shared = self.shared.borrow_mut();
+        let unused = shared.iter().position(|shared| shared.in_flight() == 0);
+        unused.map(|index| shared.swap_remove(index)).is_some()
+    }
+
+    fn sweep(&self, now: Time, idle_timeout: Duration, lifetime: Duration) {
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain_mut(|link| link.is_fresh(now, idle_timeout, lifetime) && link.is_quiet());
+        self.count_idle(before, idle.len());
+        self.shared.borrow_mut().retain(|shared| shared.is_usable(now, lifetime) || shared.in_flight() > 0);
+    }
+
+    fn close_idle(&self) {
+        let closed = std::mem::take(&mut *self.idle.borrow_mut());
+        self.count_idle(closed.len(), 0);
+        self.shared.borrow_mut().clear();
+    }
+
+    fn count_idle(&self, before: usize, after: usize) {
+        if let Some(gauge) = self.idle_gauge.of(self.worker) {
+            gauge.add(after.saturating_sub(before) as u64);
+            gauge.sub(before.saturating_sub(after) as u64);
+        }
+    }
+}
+
+impl Lease {
+    fn new(pool: &Rc<EndpointPool>) -> Self {
+        pool.in_flight.set(pool.in_flight.get().saturating_add(1));
+        if let Some(gauge) = pool.active_gauge.of(pool.worker) {
+            gauge.add(1);
+        }
+        Lease { pool: Rc::clone(pool) }
+    }
+
+    /// The multiplexed connections to the endpoint.
+    pub fn shared(&self) -> &RefCell<Vec<Shared>> {
+        &self.pool.shared
+    }
+
+    /// Keeps a multiplexed connection for further requests.
+    pub fn share(&self, shared: Shared) {
+        if !self.pool.retired.get() {
+            self.pool.shared.borrow_mut().push(shared);
+        }
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.pool.endpoint
+    }
+
+    /// An idle connection that is young enough and that the upstream has not closed.
+    pub fn checkout(&self, upstream: &Upstream, lifetime: Duration) -> Option<Link> {
+        let now = self.pool.clock.now();
+        loop {
+            let mut link = self.pool.take_idle()?;
+            if link.is_fresh(now, upstream.idle_timeout, lifetime) && link.is_quiet() {
+                return Some(link);
+            }
+        }
+    }
+
+    /// A new connection.
+    pub async fn connect(&self, upstream: &Upstream, place: Place) -> Result<Link, Fault> {
+        let opened = timeout(upstream.connect_timeout, self.open(upstream)).await;
+        let io = opened.unwrap_or(Err(Fault::Failed(ErrorKind::Connect)));
+        self.pool.avoided_until.set(if io.is_ok() { Time::default() } else { self.now().plus(AVOID) });
+        Ok(Link::new(io?, self.now(), place))
+    }
+
+    async fn open(&self, upstream: &Upstream) -> Result<Io, Fault> {
+        let endpoint = &self.pool.endpoint;
+        let connect = TcpStream::connect(endpoint.address).await;
+        let stream = connect.map_err(|_| Fault::Failed(ErrorKind::Connect))?;
+        stream.set_nodelay(true).map_err(|_| Fault::Failed(ErrorKind::Connect))?;
+        let (Some(tls), Some(name)) = (&upstream.tls, &endpoint.server_name) else {
+            return Ok(Io::Plain(stream));
+        };
+        let connect = TlsConnector::from(Arc::clone(tls)).connect(name.clone(), stream).await;
+        connect.map(|stream| Io::Tls(Box::new(stream))).map_err(|_| Fault::Failed(ErrorKind::Tls))
+    }
+
+    /// Puts a connection back for the next request.
+    pub fn park(&self, mut link: Link) {
+        if self.pool.retired.get() {
+            return;
+        }
+        link.park(self.pool.clock.now());
+        self.pool.idle.borrow_mut().push(link);
+        self.pool.count_idle(0, 1);
+    }
+
+    /// The present moment of the worker's clock.
+    pub fn now(&self) -> Time {
+        self.pool.clock.now()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.in_flight.set(self.pool.in_flight.get().saturating_sub(1));
+        if let Some(gauge) = self.pool.active_gauge.of(self.pool.worker) {
+            gauge.sub(1);
+        }
+        self.pool.quota.freed.notify_one();
+    }
+}

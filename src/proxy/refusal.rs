@@ -1,0 +1,133 @@
+//! Every way in which a request is not proxied: status, body, gRPC code and log word in one table.
+
+use super::body::Body;
+use super::fault::Fault;
+use super::headers::Ids;
+use crate::rollout::outcome::ErrorKind;
+use crate::tally::REFUSALS;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Response, StatusCode};
+
+/// Why a request gets weir's own answer instead of an upstream's; in the order of `tally::REFUSALS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No host, several hosts, or hosts that contradict each other.
+    BadHost,
+    /// A body whose end can be understood in two ways, or a transfer coding other than chunked.
+    BadFraming,
+    /// CONNECT or TRACE.
+    Method,
+    /// The request target is longer than `max_uri_bytes`.
+    UriTooLong,
+    /// No route matches.
+    NoRoute,
+    /// Nothing says where the route's requests go, or its upstream has no known address.
+    NoEndpoint,
+    /// Every allowed connection to the upstream is taken.
+    Busy,
+    /// The upstream cannot be reached.
+    Connect,
+    /// The TLS handshake with it failed.
+    Tls,
+    /// It did not answer in time.
+    Timeout,
+    /// It closed before its answer.
+    Reset,
+    /// What it answered is not HTTP.
+    Protocol,
+    /// The client's own body ended before it should.
+    ClientLeft,
+    /// The client stopped sending its body.
+    ClientSlow,
+}
+
+impl Refusal {
+    /// The word in log and metric.
+    pub fn word(self) -> &'static str {
+        REFUSALS.get(self as usize).copied().unwrap_or("refused")
+    }
+
+    /// The status of the answer.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Refusal::BadHost | Refusal::BadFraming | Refusal::ClientLeft => StatusCode::BAD_REQUEST,
+            Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::UriTooLong => StatusCode::URI_TOO_LONG,
+            Refusal::NoRoute => StatusCode::NOT_FOUND,
+            Refusal::NoEndpoint | Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Connect | Refusal::Tls | Refusal::Reset | Refusal::Protocol => StatusCode::BAD_GATEWAY,
+            Refusal::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Refusal::ClientSlow => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// The code of the answer to a gRPC call (gRPC "HTTP to gRPC Status Code Mapping", and `cancelled` for a client that left).
+    const fn grpc_code(self) -> &'static str {
+        match self {
+            Refusal::ClientLeft | Refusal::ClientSlow => "1",
+            Refusal::Timeout => "4",
+            Refusal::Method | Refusal::NoRoute => "12",
+            Refusal::BadHost | Refusal::BadFraming | Refusal::UriTooLong => "13",
+            Refusal::NoEndpoint | Refusal::Busy => "14",
+            Refusal::Connect | Refusal::Tls | Refusal::Reset | Refusal::Protocol => "14",
+        }
+    }
+
+    /// The answer: the word and the request's id as text, or the same as gRPC trailers-only answer.
+    pub fn answer(self, request: &Parts, ids: &Ids) -> Response<Body> {
+        let word = self.word();
+        let id = String::from_utf8_lossy(ids.request());
+        let is_grpc =
+            request.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        if is_grpc {
+            let mut answer = Response::new(Body::empty());
+            let headers = answer.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from_static(self.grpc_code()));
+            headers.insert("grpc-message", HeaderValue::from_static(word));
+            return answer;
+        }
+        let mut answer = Response::new(Body::fixed(Bytes::from(format!("{word}\nrequest id: {id}\n"))));
+        *answer.status_mut() = self.status();
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if self == Refusal::Method {
+            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            answer.headers_mut().insert(http::header::ALLOW, allowed);
+        }
+        answer
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::ClientLeft => Refusal::ClientLeft,
+            Fault::ClientSlow => Refusal::ClientSlow,
+            Fault::NoEndpoint => Refusal::NoEndpoint,
+            Fault::Busy => Refusal::Busy,
+            Fault::Failed(kind) => match kind {
+                ErrorKind::Connect => Refusal::Connect,
+                ErrorKind::Tls => Refusal::Tls,
+                ErrorKind::Timeout => Refusal::Timeout,
+                ErrorKind::Protocol => Refusal::Protocol,
+                ErrorKind::Status | ErrorKind::Reset | ErrorKind::Truncated | ErrorKind::Grpc => Refusal::Reset,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stand_in_the_order_of_the_refusals() {
+        assert_eq!(Refusal::BadHost.word(), "bad_host");
+        assert_eq!(Refusal::Busy.word(), "upstream_busy");
+        assert_eq!(Refusal::Timeout.word(), "timeout");
+        assert_eq!(Refusal::ClientSlow as usize + 1, REFUSALS.len());
+        assert_eq!(Refusal::ClientSlow.word(), "client_slow");
+    }
+}

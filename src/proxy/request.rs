@@ -1,0 +1,292 @@
+//! The straight line that every request follows.
+//!
+//! ```text
+//! 1 snapshot   the worker's; held for the whole request
+//! 2 route      host, path, method, headers -> route, or refuse
+//! 3 unit       who is asking
+//! 4 decide     pure -> arm and reason per rollout
+//! 5 prepare    headers, trace context; a fixed answer returns here
+//! 7 send       pool -> answer or fault
+//! 8 observe    wrap the body; at its end: tally and access log
+//! ```
+//!
+//! Each step returns a value or a `Refusal`; no step calls the next. (Step 6, the mirror, has no code yet.)
+
+use super::access::Line;
+use super::attempt::Way;
+use super::body::{Body, Flow};
+use super::conn::Client;
+use super::forward::{Answer, send};
+use super::headers::{Ids, Rewrite};
+use super::local::{Adopted, Worker};
+use super::observe::Observation;
+use super::refusal::Refusal;
+use super::unit::RequestAsker;
+use super::{flags, route};
+use crate::clock::Time;
+use crate::rollout::assign::{Decision, Split, decide};
+use crate::rollout::outcome::End;
+use crate::snapshot::{ArmRoute, ArmTarget, FixedAnswer, ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
+use arrayvec::ArrayVec;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use std::rc::Rc;
+
+/// What is known of a request before it is routed.
+struct Exchange<'a> {
+    worker: &'a Rc<Worker>,
+    adopted: &'a Rc<Adopted>,
+    client: &'a Client,
+    parts: &'a Parts,
+    ids: &'a Ids,
+    started: Time,
+}
+
+/// Decisions of the rollouts on a route, in its order.
+type Decisions = ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>;
+
+/// Answers one request.
+pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Response<Body> {
+    let started = worker.clock.now();
+    let adopted = worker.adopted();
+    let (parts, body) = request.into_parts();
+    let ids = Ids::of(&parts.headers, worker.random());
+    let mut line = access_line(&worker, &adopted, &client, &parts, &ids);
+    let exchange = Exchange { worker: &worker, adopted: &adopted, client: &client, parts: &parts, ids: &ids, started };
+    let mut response = match exchange.answer(body, &mut line).await {
+        Ok(response) => response,
+        Err(refusal) => exchange.refuse(refusal, line),
+    };
+    if worker.is_draining() && parts.version <= Version::HTTP_11 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+impl Exchange<'_> {
+    async fn answer(&self, body: Incoming, line: &mut Option<Box<Line>>) -> Result<Response<Body>, Refusal> {
+        let snapshot = &*self.adopted.snapshot;
+        let host = route::screen(self.parts, &snapshot.limits)?;
+        if let Some(answer) = flags::answer(self.worker, snapshot, self.client, self.parts) {
+            return Ok(answer);
+        }
+        let (index, route) = route::find(snapshot, self.parts, host).ok_or(Refusal::NoRoute)?;
+
+        let trusted = snapshot.trusts(self.client.address);
+        let asker = RequestAsker::new(self.worker, snapshot, self.parts, self.client, trusted);
+        let of_rollout = |on: &crate::snapshot::RouteRollout| decide(&snapshot.splits, on.rollout, &asker);
+        let decisions: Decisions = route.rollouts.iter().map(of_rollout).collect();
+
+        let target = target(snapshot, route, &decisions);
+        note(line, snapshot, route, &decisions, &target);
+        let line = line.take();
+        let mut observation =
+            Observation::start(self.worker, self.adopted, index, decisions.clone(), self.started, line);
+        let shown = shown(snapshot, route, &decisions);
+        let rewrite = Rewrite {
+            parts: self.parts,
+            client: self.client,
+            trusted,
+            host,
+            ids: self.ids,
+            decisions: &shown,
+            arms: arms(snapshot, route, &decisions),
+        };
+
+        let sent = match target {
+            Target::Fixed(answer) => Ok(fixed(answer, &self.parts.method)),
+            Target::Upstream(upstream) => self.send(upstream, &rewrite, body).await,
+            Target::Nowhere => Err((Refusal::NoEndpoint, End::Complete)),
+        };
+        let answer = match sent {
+            Ok(answer) => answer,
+            Err((refusal, end)) => {
+                let gone = refusal == Refusal::ClientLeft;
+                observation.replaced((!gone).then_some(refusal.status()), refusal.word());
+                let answer = self.refusal(refusal);
+                observation.sent(answer.body().size_hint().exact().unwrap_or(0));
+                observation.close(end);
+                return Ok(answer);
+            }
+        };
+
+        observation.answered(answer.status, &answer.headers);
+        let mut response = Response::new(Body::observed(answer.flow, observation));
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers;
+        expose(response.headers_mut(), snapshot, route, &decisions);
+        self.keep_minted(response.headers_mut(), &asker, route);
+        Ok(response)
+    }
+
+    async fn send(&self, upstream: usize, rewrite: &Rewrite<'_>, body: Incoming) -> Result<Answer, (Refusal, End)> {
+        let snapshot = &*self.adopted.snapshot;
+        let way = match (snapshot.upstreams.get(upstream), self.adopted.pools.get(upstream)) {
+            (Some(upstream), Some(pool)) => {
+                let retries = snapshot.counts.of(self.worker.index).map(|counts| &counts.upstream_retries);
+                Way { upstream, pool, limits: &snapshot.limits, retries }
+            }
+            _ => return Err((Refusal::NoEndpoint, End::Complete)),
+        };
+        send(&way, rewrite, body).await.map_err(|fault| (Refusal::from(fault), fault.end()))
+    }
+
+    /// Counts a refusal and gives its answer.
+    fn refusal(&self, refusal: Refusal) -> Response<Body> {
+        let counts = self.adopted.snapshot.counts.of(self.worker.index);
+        if let Some(count) = counts.and_then(|counts| counts.refused.get(refusal as usize)) {
+            count.add(1);
+        }
+        refusal.answer(self.parts, self.ids)
+    }
+
+    /// A refusal before any route was found: nobody observes it but the access log.
+    fn refuse(&self, refusal: Refusal, line: Option<Box<Line>>) -> Response<Body> {
+        let answer = self.refusal(refusal);
+        if let Some(mut line) = line {
+            line.status = refusal.status().as_u16();
+            line.error = Some(refusal.word());
+            line.duration_us = self.worker.clock.now().since(self.started).as_micros() as u64;
+            line.bytes = answer.body().size_hint().exact().unwrap_or(0);
+            self.worker.write_access(line);
+        }
+        answer
+    }
+
+    /// Sets the cookies that keep an id minted for this request.
+    fn keep_minted(&self, headers: &mut HeaderMap, asker: &RequestAsker<'_>, route: &Route) {
+        let Some((id, cookies)) = asker.minted(route.rollouts.iter().map(|on| on.rollout)) else { return };
+        let secure = if self.client.secure { "; Secure" } else { "" };
+        for name in cookies {
+            let cookie = format!("{name}={id}; Path=/; Max-Age={MINTED_SECONDS}; HttpOnly; SameSite=Lax{secure}");
+            if let Ok(value) = HeaderValue::try_from(cookie) {
+                headers.append(SET_COOKIE, value);
+            }
+        }
+    }
+}
+
+/// Tells clients their arm.
+const ARM: HeaderName = HeaderName::from_static("x-weir-arm");
+/// How long a browser keeps a minted id: 400 days, the most that browsers allow (RFC 6265bis §5.5).
+const MINTED_SECONDS: u32 = 400 * 24 * 3600;
+
+/// Where a request goes.
+enum Target<'a> {
+    Fixed(&'a FixedAnswer),
+    Upstream(usize),
+    Nowhere,
+}
+
+/// The chosen arm of the rollout that chooses, else the route's own upstream.
+fn target<'a>(snapshot: &'a Snapshot, route: &Route, decisions: &Decisions) -> Target<'a> {
+    let choosing = route.rollouts.iter().zip(decisions).find(|(on, _)| on.chooses);
+    let arm = choosing.and_then(|(on, decision)| arm_of(snapshot, on.rollout, *decision));
+    match arm.map(|arm| &arm.to) {
+        Some(ArmTarget::Respond(answer)) => Target::Fixed(answer),
+        Some(ArmTarget::Upstream(upstream)) => Target::Upstream(*upstream),
+        Some(ArmTarget::Route) | None => route.upstream.map_or(Target::Nowhere, Target::Upstream),
+    }
+}
+
+fn arm_of(snapshot: &Snapshot, rollout: usize, decision: Decision) -> Option<&ArmRoute> {
+    snapshot.rollouts.get(rollout)?.arms.get(decision.arm.index())
+}
+
+/// The chosen arms, whose headers are set and removed.
+fn arms<'a>(
+    snapshot: &'a Snapshot,
+    route: &Route,
+    decisions: &Decisions,
+) -> ArrayVec<&'a ArmRoute, ROLLOUTS_PER_ROUTE_MAX> {
+    let chosen = route.rollouts.iter().zip(decisions);
+    chosen.filter_map(|(on, decision)| arm_of(snapshot, on.rollout, *decision)).collect()
+}
+
+/// What the upstream is told of the decisions.
+fn shown<'a>(
+    snapshot: &'a Snapshot,
+    route: &Route,
+    decisions: &Decisions,
+) -> ArrayVec<(&'a Split, Option<&'a str>, Decision), ROLLOUTS_PER_ROUTE_MAX> {
+    let row = |on: &crate::snapshot::RouteRollout, decision: &Decision| {
+        let stage = snapshot.rollouts.get(on.rollout)?.stage.as_deref();
+        Some((snapshot.splits.get(on.rollout)?, stage, *decision))
+    };
+    route.rollouts.iter().zip(decisions).filter_map(|(on, decision)| row(on, decision)).collect()
+}
+
+/// A fixed answer. Where no body may follow the head, none is given, and its length is stated as HEAD asks.
+fn fixed(answer: &FixedAnswer, method: &Method) -> Answer {
+    let mut headers: HeaderMap = answer.headers.iter().cloned().collect();
+    let bodiless = answer.status.is_informational()
+        || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT);
+    if *method == Method::HEAD && !bodiless {
+        headers.insert(CONTENT_LENGTH, answer.body.len().into());
+    }
+    let body = (*method != Method::HEAD && !bodiless && !answer.body.is_empty()).then(|| answer.body.clone());
+    Answer { status: answer.status, headers, flow: Flow::Fixed(body) }
+}
+
+/// `x-weir-arm` for the rollouts that show their arm; what the upstream says under that name stays here.
+fn expose(headers: &mut HeaderMap, snapshot: &Snapshot, route: &Route, decisions: &Decisions) {
+    headers.remove(ARM);
+    let mut text = String::new();
+    for (on, decision) in route.rollouts.iter().zip(decisions) {
+        let exposed = snapshot.rollouts.get(on.rollout).is_some_and(|rollout| rollout.expose_arm);
+        if let (true, Some(split)) = (exposed, snapshot.splits.get(on.rollout)) {
+            let separator = if text.is_empty() { "" } else { ", " };
+            for part in [separator, &split.name, "=", decision.arm.name()] {
+                text.push_str(part);
+            }
+        }
+    }
+    if let (false, Ok(value)) = (text.is_empty(), HeaderValue::try_from(text)) {
+        headers.insert(ARM, value);
+    }
+}
+
+/// A line for the access log, if this request is among those it keeps.
+fn access_line(worker: &Worker, adopted: &Adopted, client: &Client, parts: &Parts, ids: &Ids) -> Option<Box<Line>> {
+    let share_ppm = adopted.snapshot.access_log.share_ppm;
+    if share_ppm == 0 || worker.random_below(1_000_000) >= share_ppm {
+        return None;
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Some(Box::new(Line {
+        time: worker.clock.wall(),
+        listener: adopted.snapshot.listeners.get(client.listener).map(|it| it.address.clone()).unwrap_or_default(),
+        method: parts.method.clone(),
+        path: parts.uri.path().to_owned(),
+        status: 0,
+        bytes: 0,
+        duration_us: 0,
+        upstream: None,
+        rollout: None,
+        arm: None,
+        stage: None,
+        reason: None,
+        trace_id: text(ids.trace()),
+        request_id: text(ids.request()),
+        error: None,
+    }))
+}
+
+/// Notes on the access line what was decided. With several rollouts the one that chooses is named, else the first.
+fn note(line: &mut Option<Box<Line>>, snapshot: &Snapshot, route: &Route, decisions: &Decisions, target: &Target<'_>) {
+    let Some(line) = line else { return };
+    if let Target::Upstream(upstream) = target {
+        line.upstream = snapshot.upstreams.get(*upstream).map(|upstream| upstream.name.clone());
+    }
+    let place = route.rollouts.iter().position(|on| on.chooses).unwrap_or(0);
+    let (Some(on), Some(decision)) = (route.rollouts.get(place), decisions.get(place)) else { return };
+    if let (Some(split), Some(rollout)) = (snapshot.splits.get(on.rollout), snapshot.rollouts.get(on.rollout)) {
+        line.rollout = Some(split.name.clone());
+        line.arm = Some(decision.arm);
+        line.stage = rollout.stage.clone();
+        line.reason = Some(decision.reason.word(split).into_owned());
+    }
+}

@@ -1,0 +1,275 @@
+//! Who is asking: reads a request the way a decision needs it.
+//!
+//! Header and cookie values are trimmed and otherwise taken as they stand; a value that is not UTF-8 counts as absent.
+
+use super::conn::Client;
+use super::headers::hexadecimal;
+use super::local::Worker;
+use crate::clock::Wall;
+use crate::rollout::Arm;
+use crate::rollout::assign::{Asker, Switches};
+use crate::rollout::force;
+use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Rollout, Secret, Snapshot, UnitSource};
+use arrayvec::ArrayVec;
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Header and cookie that carry forced-arm tokens.
+const FORCE: HeaderName = HeaderName::from_static("x-weir-force");
+
+/// One request, as a decision sees it.
+pub struct RequestAsker<'a> {
+    worker: &'a Worker,
+    snapshot: &'a Snapshot,
+    parts: &'a Parts,
+    client: &'a Client,
+    trusted: bool,
+    forced: ArrayVec<(usize, Arm), ROLLOUTS_PER_ROUTE_MAX>,
+    minted: OnceCell<String>,
+}
+
+impl<'a> RequestAsker<'a> {
+    /// Reads what may force an arm; the rest is read when a decision asks for it.
+    pub fn new(
+        worker: &'a Worker,
+        snapshot: &'a Snapshot,
+        parts: &'a Parts,
+        client: &'a Client,
+        trusted: bool,
+    ) -> Self {
+        let forced = forced_arms(worker, snapshot, parts, client, trusted);
+        RequestAsker { worker, snapshot, parts, client, trusted, forced, minted: OnceCell::new() }
+    }
+
+    /// The id minted for this request, with the cookies that are to keep it: none unless a decision needed one.
+    pub fn minted(&self, rollouts: impl Iterator<Item = usize>) -> Option<(&str, Vec<Arc<str>>)> {
+        let id = self.minted.get()?;
+        let mut cookies = Vec::new();
+        for index in rollouts {
+            let Some(rollout) = self.snapshot.rollouts.get(index) else { continue };
+            let Some(cookie) = &rollout.assign_cookie else { continue };
+            if self.own_unit(rollout).is_none() && !cookies.contains(cookie) {
+                cookies.push(Arc::clone(cookie));
+            }
+        }
+        Some((id, cookies))
+    }
+
+    /// The unit that the request itself brings.
+    fn own_unit(&self, rollout: &Rollout) -> Option<Cow<'_, str>> {
+        rollout.units.iter().find_map(|source| self.read(source)).filter(|unit| !unit.is_empty())
+    }
+
+    fn read(&self, source: &UnitSource) -> Option<Cow<'_, str>> {
+        match source {
+            UnitSource::Header(name) => self.parts.headers.get(name).and_then(text),
+            UnitSource::Cookie(name) => cookie(&self.parts.headers, name),
+            UnitSource::Query(name) => {
+                let pairs = form_urlencoded::parse(self.parts.uri.query()?.as_bytes());
+                pairs.into_iter().find(|(key, value)| key == &**name && !value.is_empty()).map(|(_, value)| value)
+            }
+            UnitSource::Jwt { claim, secret } => {
+                let token = text(self.parts.headers.get(AUTHORIZATION)?)?;
+                let now = || self.worker.clock.wall();
+                jwt_claim(&token, claim, secret.as_ref(), now).map(Cow::Owned)
+            }
+            UnitSource::ClientIp => Some(self.client_ip()),
+        }
+        .filter(|unit| !unit.is_empty())
+    }
+
+    /// The peer's address; behind trusted proxies the last address that none of them vouches for.
+    fn client_ip(&self) -> Cow<'_, str> {
+        if self.trusted {
+            let values = self.parts.headers.get_all("x-forwarded-for");
+            let hops: Vec<IpAddr> = values.iter().filter_map(text).flat_map(|value| addresses(&value)).collect();
+            if let Some(address) = hops.into_iter().rev().find(|hop| !self.snapshot.trusts(*hop)) {
+                return Cow::Owned(address.to_string());
+            }
+        }
+        Cow::Borrowed(&self.client.address_text)
+    }
+}
+
+impl Asker for RequestAsker<'_> {
+    fn unit(&self, rollout: usize) -> Option<Cow<'_, str>> {
+        let rollout = self.snapshot.rollouts.get(rollout)?;
+        if let Some(unit) = self.own_unit(rollout) {
+            return Some(unit);
+        }
+        rollout.assign_cookie.as_ref()?;
+        let mint = || String::from_utf8_lossy(&hexadecimal(self.worker.random())).into_owned();
+        Some(Cow::Borrowed(self.minted.get_or_init(mint)))
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.parts.headers.get(name).and_then(text)
+    }
+
+    fn cookie(&self, name: &str) -> Option<Cow<'_, str>> {
+        cookie(&self.parts.headers, name)
+    }
+
+    fn forced(&self, rollout: usize) -> Option<Arm> {
+        self.forced.iter().find(|(index, _)| *index == rollout).map(|(_, arm)| *arm)
+    }
+
+    fn switches(&self, rollout: usize) -> Switches {
+        self.snapshot.rollouts.get(rollout).map_or(Switches::NONE, |rollout| rollout.latch.read())
+    }
+}
+
+/// The arms that tokens, or a trusted peer's plain words `chat=canary`, force on this request.
+fn forced_arms(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    parts: &Parts,
+    client: &Client,
+    trusted: bool,
+) -> ArrayVec<(usize, Arm), ROLLOUTS_PER_ROUTE_MAX> {
+    let mut forced = ArrayVec::new();
+    let secret = snapshot.force.secret.as_ref();
+    let header = parts.headers.get(FORCE).and_then(text);
+    let cookie = secret.and_then(|_| cookie(&parts.headers, FORCE.as_str()));
+    if header.is_none() && cookie.is_none() {
+        return forced;
+    }
+    let believed = trusted || snapshot.force.trusted.iter().any(|net| net.contains(&client.address));
+    let now = worker.clock.wall();
+    for word in header.iter().chain(&cookie).flat_map(|value| value.split(',')).map(str::trim) {
+        let signed = secret.and_then(|Secret(key)| force::verify(key, word, now));
+        let named = signed.or_else(|| {
+            let (rollout, arm) = word.split_once('=').filter(|_| believed)?;
+            Some((rollout, Arm::from_name(arm)?))
+        });
+        let Some((name, arm)) = named else { continue };
+        let index = snapshot.splits.iter().position(|split| &*split.name == name);
+        if let (Some(index), false) = (index, forced.is_full()) {
+            forced.push((index, arm));
+        }
+    }
+    forced
+}
+
+/// A header's value, trimmed; none if it is not UTF-8.
+fn text(value: &HeaderValue) -> Option<Cow<'_, str>> {
+    std::str::from_utf8(value.as_bytes()).ok().map(|value| Cow::Borrowed(value.trim()))
+}
+
+/// The first non-empty cookie of that name; reading crumb by crumb is the same as joining them first.
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
+    let crumbs = headers.get_all(COOKIE).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
+    let pairs = crumbs.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('='));
+    let mut values = pairs.filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim());
+    values.find(|value| !value.is_empty()).map(Cow::Borrowed)
+}
+
+/// The addresses of an `x-forwarded-for` value, with or without ports.
+fn addresses(value: &str) -> Vec<IpAddr> {
+    let parse = |hop: &str| {
+        let hop = hop.trim();
+        let bare = hop.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(hop, |(address, _)| address);
+        let parsed = bare.parse().ok();
+        parsed.or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+    };
+    value.split(',').filter_map(parse).collect()
+}
+
+/// A claim of a bearer token: text as it stands, numbers in decimal. With a secret the token must be signed with it
+/// (HS256, HS384 or HS512) and not be past its `exp`; without, the payload is believed, as the service checks it.
+fn jwt_claim(authorization: &str, claim: &str, secret: Option<&Secret>, now: impl Fn() -> Wall) -> Option<String> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    let (signed, signature) = token.trim().rsplit_once('.')?;
+    let (header, payload) = signed.split_once('.')?;
+    let json = |part: &str| serde_json::from_slice::<Value>(&BASE64_URL_SAFE_NO_PAD.decode(part).ok()?).ok();
+    let payload = json(payload)?;
+    if let Some(Secret(secret)) = secret {
+        let algorithm = match json(header)?.get("alg")?.as_str()? {
+            "HS256" => hmac::HMAC_SHA256,
+            "HS384" => hmac::HMAC_SHA384,
+            "HS512" => hmac::HMAC_SHA512,
+            _ => return None,
+        };
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
+        hmac::verify(&hmac::Key::new(algorithm, secret), signed.as_bytes(), &signature).ok()?;
+        let expired =
+            payload.get("exp").is_some_and(|exp| exp.as_f64().is_none_or(|exp| exp <= now().as_secs() as f64));
+        if expired {
+            return None;
+        }
+    }
+    match payload.get(claim)? {
+        Value::String(text) => Some(text.trim().to_owned()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cookies(values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (COOKIE, HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn crumbs_read_as_one_cookie_header() {
+        let headers = cookies(&["a=1; session=", "session = x y ;b=2", "session=later"]);
+        assert_eq!(cookie(&headers, "session").as_deref(), Some("x y"));
+        assert_eq!(cookie(&headers, "b").as_deref(), Some("2"));
+        assert_eq!(cookie(&headers, "ses"), None);
+    }
+
+    #[test]
+    fn forwarded_addresses_are_read_in_every_usual_form() {
+        let read: Vec<String> = addresses("192.0.2.1, 192.0.2.2:80 ,2001:db8::1,[2001:db8::2]:443, junk")
+            .iter()
+            .map(IpAddr::to_string)
+            .collect();
+        assert_eq!(read, ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"]);
+    }
+
+    fn token(header: &str, payload: &str, secret: &[u8]) -> String {
+        let signed = format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(header), BASE64_URL_SAFE_NO_PAD.encode(payload));
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed.as_bytes());
+        format!("Bearer {signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(tag))
+    }
+
+    #[test]
+    fn a_claim_is_text_or_a_number() {
+        let now = || Wall::from_millis(0);
+        let bearer = token(r#"{"alg":"HS256"}"#, r#"{"sub":"alice","uid":42,"admin":true}"#, b"k");
+        assert_eq!(jwt_claim(&bearer, "sub", None, now).as_deref(), Some("alice"));
+        assert_eq!(jwt_claim(&bearer, "uid", None, now).as_deref(), Some("42"));
+        assert_eq!(jwt_claim(&bearer, "admin", None, now), None);
+        assert_eq!(jwt_claim(&bearer.replace("Bearer", "Basic"), "sub", None, now), None);
+        assert_eq!(jwt_claim("Bearer x", "sub", None, now), None);
+    }
+
+    #[test]
+    fn with_a_secret_only_a_signed_living_token_counts() {
+        let secret = Secret(Arc::from(&b"secret"[..]));
+        let now = || Wall::from_millis(1_000_000);
+        let living = token(r#"{"alg":"HS256"}"#, r#"{"sub":"a","exp":1001}"#, b"secret");
+        assert_eq!(jwt_claim(&living, "sub", Some(&secret), now).as_deref(), Some("a"));
+        let expired = token(r#"{"alg":"HS256"}"#, r#"{"sub":"a","exp":1000}"#, b"secret");
+        assert_eq!(jwt_claim(&expired, "sub", Some(&secret), now), None);
+        let foreign = token(r#"{"alg":"HS256"}"#, r#"{"sub":"a"}"#, b"other");
+        assert_eq!(jwt_claim(&foreign, "sub", Some(&secret), now), None);
+        let unsigned = token(r#"{"alg":"none"}"#, r#"{"sub":"a"}"#, b"secret");
+        assert_eq!(jwt_claim(&unsigned, "sub", Some(&secret), now), None);
+    }
+}
