@@ -25,6 +25,7 @@
 //! this list; ARCHITECTURE.md draws it and `tests/tidy.rs` checks it.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -1,0 +1,278 @@
+//! The paths of the admin API: take a request apart, ask the control plane or the published snapshot, answer in the
+//! forms of `view`. It decides nothing itself; `explain` and `/flags` call the data plane's own function.
+
+use super::auth::Auth;
+use super::body::{Fields, Query};
+use super::failure::Failure;
+use super::question::Question;
+use super::view;
+use crate::config::hint;
+use crate::control::{Denied, Handle};
+use crate::rollout::assign::UnitAsker;
+use crate::rollout::report::{REPORT_WINDOW, RolloutReport};
+use crate::snapshot::Snapshot;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use serde::Serialize;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// All paths, with the guards around them.
+pub fn router(handle: Handle, auth: Auth) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/flags", get(flags))
+        .route("/api/v1/rollouts", get(rollouts))
+        .route("/api/v1/rollouts/{name}", get(rollout))
+        .route("/api/v1/rollouts/{name}/explain", get(explain))
+        .route("/api/v1/rollouts/{name}/weight", post(weight))
+        .route("/api/v1/rollouts/{name}/kill", post(kill))
+        .route("/api/v1/rollouts/{name}/revive", post(revive))
+        .route("/api/v1/events", get(events))
+        .route("/api/v1/config", get(config))
+        .route("/api/v1/reload", post(reload))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(
+            Router::new()
+                .route("/api/v1/cohorts/{rollout}/{cohort}/users", post(cohort_users))
+                .layer(DefaultBodyLimit::max(USERS_BYTES_MAX)),
+        )
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(auth, guard))
+        .layer(from_fn(shelter))
+        .with_state(handle)
+}
+
+type Answer = Result<Response, Failure>;
+type Body = Result<Bytes, BytesRejection>;
+type Name<T = String> = Result<Path<T>, PathRejection>;
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether details may be shown: a probe without the token learns yes or no.
+#[derive(Clone, Copy)]
+struct MayKnow(bool);
+
+async fn readyz(State(handle): State<Handle>, Extension(MayKnow(details)): Extension<MayKnow>) -> Response {
+    let readiness = handle.readiness().await;
+    let mut text = String::from(if readiness.ready { "ready\n" } else { "not ready\n" });
+    for line in readiness.details.iter().filter(|_| details) {
+        let _ = writeln!(text, "{line}");
+    }
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, text).into_response()
+}
+
+async fn metrics(State(handle): State<Handle>) -> Answer {
+    let text = handle.metrics().await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+async fn flags(State(handle): State<Handle>, uri: Uri) -> Answer {
+    let snapshot = handle.published.load();
+    let asker = asker(&snapshot, &Query::parse(uri.query()))?;
+    json(&view::Flags::of(&snapshot.splits, &asker))
+}
+
+async fn rollouts(State(handle): State<Handle>, uri: Uri) -> Answer {
+    let window = window(&uri)?;
+    let reports = handle.rollouts(window).await?;
+    let rollouts = reports.iter().map(|report| view::Rollout::of(report, window)).collect();
+    json(&view::Rollouts { rollouts, generation: handle.published.generation() })
+}
+
+async fn rollout(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
+    let (name, window) = (path(name)?, window(&uri)?);
+    let reports = handle.rollouts(window).await?;
+    let Some(report) = reports.iter().find(|report| *report.name == *name) else {
+        return Err(unknown_rollout(&name, reports.iter().map(|report| &*report.name)));
+    };
+    json(&view::Rollout::of(report, window))
+}
+
+async fn explain(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
+    let name = path(name)?;
+    let snapshot = handle.published.load();
+    let Some(index) = snapshot.splits.iter().position(|split| *split.name == *name) else {
+        return Err(unknown_rollout(&name, snapshot.splits.iter().map(|split| &*split.name)));
+    };
+    let asker = asker(&snapshot, &Query::parse(uri.query()))?;
+    json(&view::Explanation::of(&snapshot.splits, index, &asker, snapshot.generation))
+}
+
+async fn weight(State(handle): State<Handle>, name: Name, body: Body) -> Answer {
+    let (name, mut fields) = (path(name)?, Fields::parse(&body?)?);
+    let (weight, force, origin) = (fields.weight()?, fields.flag("force")?, fields.origin()?);
+    fields.end()?;
+    let report = handle.set_weight(&name, weight, force, origin).await;
+    changed(&handle, &name, None, report)
+}
+
+async fn kill(State(handle): State<Handle>, name: Name, body: Body) -> Answer {
+    let (name, mut fields) = (path(name)?, Fields::parse(&body?)?);
+    let (cohort, origin) = (fields.text("cohort")?, fields.origin()?);
+    fields.end()?;
+    let report = handle.kill(&name, cohort.as_deref(), origin).await;
+    changed(&handle, &name, cohort.as_deref(), report)
+}
+
+async fn revive(State(handle): State<Handle>, name: Name, body: Body) -> Answer {
+    let (name, mut fields) = (path(name)?, Fields::parse(&body?)?);
+    let (cohort, origin) = (fields.text("cohort")?, fields.origin()?);
+    fields.end()?;
+    let report = handle.revive(&name, cohort.as_deref(), origin).await;
+    changed(&handle, &name, cohort.as_deref(), report)
+}
+
+async fn cohort_users(State(handle): State<Handle>, names: Name<(String, String)>, body: Body) -> Answer {
+    let ((rollout, cohort), mut fields) = (path(names)?, Fields::parse(&body?)?);
+    let (add, remove, origin) = (fields.texts("add")?, fields.texts("remove")?, fields.origin()?);
+    fields.end()?;
+    if add.is_empty() && remove.is_empty() {
+        return Err(Failure::field("add", "give users to `add` or to `remove`"));
+    }
+    for (field, users) in [("add", &add), ("remove", &remove)] {
+        if users.iter().any(|user| user.trim().is_empty()) {
+            return Err(Failure::field(field, format!("`{field}` holds an empty user id")));
+        }
+    }
+    let report = handle.cohort_users(&rollout, &cohort, add, remove, origin).await;
+    changed(&handle, &rollout, Some(&cohort), report)
+}
+
+async fn events(State(handle): State<Handle>, uri: Uri) -> Answer {
+    let query = Query::parse(uri.query());
+    let since = query.number("since", 0)?;
+    let limit = query.number("limit", EVENTS_DEFAULT)?.clamp(1, EVENTS_MAX);
+    let (events, next) = handle.events(since, usize::try_from(limit).unwrap_or(usize::MAX)).await?;
+    json(&view::Events { events: events.iter().map(view::Event::of).collect(), next })
+}
+
+async fn config(State(handle): State<Handle>) -> Answer {
+    let text = handle.config().await?;
+    Ok(([(header::CONTENT_TYPE, JSON)], text).into_response())
+}
+
+async fn reload(State(handle): State<Handle>, body: Body) -> Answer {
+    let mut fields = Fields::parse(&body?)?;
+    let origin = fields.origin()?;
+    fields.end()?;
+    json(&view::Reload::from(handle.reload(origin).await?))
+}
+
+async fn no_such_path(uri: Uri) -> Failure {
+    let path: String = uri.path().chars().take(128).collect();
+    Failure::new(StatusCode::NOT_FOUND, format!("there is nothing at `{}`", path.escape_debug()))
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Failure {
+    let path = uri.path();
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for `{}`", path.escape_debug()))
+}
+
+/// Lets in whom `Auth` lets in.
+async fn guard(State(auth): State<Auth>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    if let Err(failure) = auth.check(&parts) {
+        return failure.into_response();
+    }
+    let may_know = MayKnow(auth.knows_token(&parts));
+    parts.extensions.insert(may_know);
+    next.run(Request::from_parts(parts, body)).await
+}
+
+/// Runs each request as a task of its own: a panic becomes a 500, a client that leaves cannot stop a change half-way,
+/// and nothing takes longer than `REQUEST_TIMEOUT`.
+async fn shelter(request: Request, next: Next) -> Response {
+    let mut response = match tokio::spawn(tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => Failure::new(StatusCode::SERVICE_UNAVAILABLE, "no answer in time").into_response(),
+        Err(_) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "weir failed; its log says how").into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The question of a query: `unit`, and `header` and `cookie` as NAME:VALUE, with the switches as they are now.
+fn asker(snapshot: &Snapshot, query: &Query) -> Result<UnitAsker<'static>, Failure> {
+    let unit = query.text("unit").map(str::to_owned);
+    let question = Question { unit, headers: query.pairs("header")?, cookies: query.pairs("cookie")? };
+    if question.is_empty() {
+        return Err(Failure::field("unit", "`unit` is missing: ask with `?unit=ID`"));
+    }
+    let sources = snapshot.rollouts.iter().map(|rollout| rollout.units.as_slice());
+    Ok(question.asker(sources, snapshot.rollouts.iter().map(|rollout| rollout.latch.read())))
+}
+
+fn window(uri: &Uri) -> Result<Duration, Failure> {
+    Query::parse(uri.query()).span("window", REPORT_WINDOW, WINDOW_MIN, WINDOW_MAX)
+}
+
+fn path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Failure> {
+    match path {
+        Ok(Path(names)) => Ok(names),
+        Err(_) => Err(Failure::new(StatusCode::BAD_REQUEST, "the path is not UTF-8")),
+    }
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
+    let known: Vec<&str> = known.collect();
+    let shown: String = name.chars().take(128).collect();
+    let message = format!("there is no {what} `{}`; {}", shown.escape_debug(), hint(&shown, &known));
+    Failure::new(StatusCode::NOT_FOUND, message)
+}
+
+fn unknown_rollout<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
+    unknown("rollout", name, known)
+}
+
+/// The new state, or why not. A name that is not there is answered with those that are: the person is in a hurry.
+fn changed(handle: &Handle, rollout: &str, cohort: Option<&str>, report: Result<RolloutReport, Denied>) -> Answer {
+    let denied = match report {
+        Ok(report) => return json(&view::Rollout::of(&report, REPORT_WINDOW)),
+        Err(Denied::NotFound(message)) => message,
+        Err(denied) => return Err(denied.into()),
+    };
+    let snapshot = handle.published.load();
+    let Some(split) = snapshot.splits.iter().find(|split| *split.name == *rollout) else {
+        return Err(unknown_rollout(rollout, snapshot.splits.iter().map(|split| &*split.name)));
+    };
+    let cohorts = split.cohorts.iter().map(|cohort| &*cohort.name);
+    Err(match cohort {
+        Some(cohort) => unknown(&format!("cohort of rollout `{rollout}` named"), cohort, cohorts),
+        None => Failure::new(StatusCode::NOT_FOUND, denied),
+    })
+}
+
+fn json<T: Serialize>(form: &T) -> Answer {
+    let text = serde_json::to_string(form)
+        .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("no JSON form: {error}")))?;
+    Ok(([(header::CONTENT_TYPE, JSON)], text + "\n").into_response())
+}
+
+const JSON: &str = "application/json";
+/// Every body but lists of users is a handful of fields.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// As many users as a cohort may be changed by at run time; more go into a `users_file`.
+const USERS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A little longer than the control plane's own deadlines, so that its word arrives.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(125);
+/// The rolling windows' slice.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+/// How far the rolling windows reach back.
+const WINDOW_MAX: Duration = Duration::from_secs(15 * 60);
+const EVENTS_DEFAULT: u64 = 100;
+const EVENTS_MAX: u64 = 1000;

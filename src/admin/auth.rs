@@ -1,0 +1,177 @@
+//! Who may use the admin address.
+//!
+//! Three guards, because an open loopback port is reachable by every page in a browser on the same machine: the bearer
+//! token where one is set, the Host header against DNS rebinding, and the Origin header against posts from other sites.
+//! It reads no file; tokens are handed in.
+
+use super::failure::Failure;
+use crate::snapshot::Secret;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderName, StatusCode, header};
+use std::net::{IpAddr, SocketAddr};
+
+/// The rule by which requests to the admin address are let in.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    token: Option<Secret>,
+    /// Whether only loopback names are let in: where a browser could come in without a token.
+    own_names_only: bool,
+}
+
+impl Auth {
+    /// For a unix socket, whose file mode already says who may connect. A token is asked for if there is one.
+    pub fn unix(token: Option<Secret>) -> Auth {
+        Auth { token, own_names_only: false }
+    }
+
+    /// For a TCP address. None if it can be reached from elsewhere and there is no token: such a server must not start.
+    pub fn tcp(address: SocketAddr, token: Option<Secret>) -> Option<Auth> {
+        let own_names_only = token.is_none();
+        (token.is_some() || address.ip().to_canonical().is_loopback()).then_some(Auth { token, own_names_only })
+    }
+
+    /// Lets a request in, or says why not. Only the two probes need no token.
+    pub fn check(&self, request: &Parts) -> Result<(), Failure> {
+        self.check_host(request)?;
+        if !request.method.is_safe() {
+            check_origin(request)?;
+        }
+        if PROBES.contains(&request.uri.path()) || self.knows_token(request) {
+            return Ok(());
+        }
+        let message = match request.headers.contains_key(header::AUTHORIZATION) {
+            true => "the bearer token is not the one of this address",
+            false => "this address asks for `Authorization: Bearer TOKEN`",
+        };
+        Err(Failure::new(StatusCode::UNAUTHORIZED, message))
+    }
+
+    /// Whether the request may see what only operators should: always, unless a token is asked for and missing.
+    pub fn knows_token(&self, request: &Parts) -> bool {
+        let Some(Secret(token)) = &self.token else { return true };
+        let given = request.headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+        given.is_some_and(|given| verify_slices_are_equal(given, token).is_ok())
+    }
+
+    fn check_host(&self, request: &Parts) -> Result<(), Failure> {
+        if !self.own_names_only {
+            return Ok(());
+        }
+        let named = request.headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or(""));
+        let target = request.uri.authority().map(Authority::as_str);
+        for host in named.chain(target) {
+            if !is_own_name(host_of(host)) {
+                let message = format!("`{}` is no name of this server; use localhost", host.escape_default());
+                return Err(Failure::new(StatusCode::FORBIDDEN, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what a browser sends on behalf of another site. Programs that are no browsers send neither header.
+fn check_origin(request: &Parts) -> Result<(), Failure> {
+    let text = |name: &HeaderName| request.headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    let host = text(&header::HOST);
+    let foreign = match text(&header::ORIGIN) {
+        Some(origin) => origin.split_once("://").map(|(_, authority)| authority) != host,
+        None => text(&SEC_FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none")),
+    };
+    if foreign {
+        return Err(Failure::new(StatusCode::FORBIDDEN, "changes are not taken from pages of other sites"));
+    }
+    Ok(())
+}
+
+/// The token of `Bearer TOKEN`; the scheme's name is matched without case.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// A Host header or address without its port; the brackets of an IPv6 address stay.
+fn host_of(text: &str) -> &str {
+    match text.rfind(':') {
+        Some(colon) if !text[colon..].contains(']') && !text[..colon].ends_with(':') => &text[..colon],
+        _ => text,
+    }
+}
+
+fn is_own_name(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// Orchestrators ask these without credentials; what they say beyond yes and no is kept back.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{Method, Request};
+
+    fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn status(auth: &Auth, method: Method, path: &str, headers: &[(&str, &str)]) -> u16 {
+        auth.check(&request(method, path, headers)).map_or_else(|failure| failure.status.as_u16(), |()| 200)
+    }
+
+    fn loopback() -> Auth {
+        Auth::tcp("127.0.0.1:9900".parse().unwrap(), None).unwrap()
+    }
+
+    #[test]
+    fn an_open_loopback_address_answers_to_its_own_names_only() {
+        let auth = loopback();
+        for host in ["localhost", "LOCALHOST:9900", "127.0.0.1:1", "127.9.8.7", "[::1]", "[::1]:9900", "::1"] {
+            assert_eq!(status(&auth, Method::GET, "/", &[("host", host)]), 200, "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:9900", "10.0.0.1", "", "[::2]:9900", "127.0.0.1.nip.io"] {
+            assert_eq!(status(&auth, Method::GET, "/", &[("host", host)]), 403, "{host}");
+        }
+        assert_eq!(status(&auth, Method::GET, "http://evil.example/", &[("host", "localhost")]), 403);
+    }
+
+    #[test]
+    fn an_address_others_can_reach_needs_a_token() {
+        let address = "0.0.0.0:9900".parse().unwrap();
+        assert!(Auth::tcp(address, None).is_none());
+        let auth = Auth::tcp(address, Some(Secret(b"0123456789abcdef".as_slice().into()))).unwrap();
+        let with = |value: &str| status(&auth, Method::GET, "/metrics", &[("authorization", value)]);
+        assert_eq!(status(&auth, Method::GET, "/metrics", &[]), 401);
+        assert_eq!(with("Bearer 0123456789abcdef"), 200);
+        assert_eq!(with("bearer 0123456789abcdef"), 200);
+        for wrong in ["Bearer 0123456789abcdeg", "Bearer 0123456789abcde", "Basic 0123456789abcdef", "Bearer", ""] {
+            assert_eq!(with(wrong), 401, "{wrong}");
+        }
+        assert_eq!(status(&auth, Method::GET, "/readyz", &[]), 200);
+        assert!(!auth.knows_token(&request(Method::GET, "/readyz", &[])));
+    }
+
+    #[test]
+    fn changes_from_pages_of_other_sites_are_refused() {
+        let auth = loopback();
+        let post = |headers: &[(&str, &str)]| {
+            let mut all = vec![("host", "127.0.0.1:9900")];
+            all.extend_from_slice(headers);
+            status(&auth, Method::POST, "/api/v1/reload", &all)
+        };
+        assert_eq!(post(&[]), 200);
+        assert_eq!(post(&[("origin", "http://127.0.0.1:9900")]), 200);
+        assert_eq!(post(&[("sec-fetch-site", "same-origin")]), 200);
+        assert_eq!(post(&[("origin", "https://evil.example")]), 403);
+        assert_eq!(post(&[("origin", "null")]), 403);
+        assert_eq!(post(&[("sec-fetch-site", "cross-site")]), 403);
+    }
+}

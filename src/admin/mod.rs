@@ -1,0 +1,21 @@
+//! The admin server: probes, metrics and the JSON API that operators and the command line use.
+//!
+//! A thin door. Questions about numbers and every change go to `control::Handle`; `explain` and `/flags` ask the
+//! published snapshot through the data plane's own function. It holds no state and decides nothing. The composition
+//! root opens a `Listener` and runs `serve` on the control side's runtime.
+
+mod api;
+mod auth;
+mod body;
+mod failure;
+mod listen;
+pub mod question;
+mod server;
+#[cfg(test)]
+mod tests;
+pub mod view;
+
+pub use api::router;
+pub use auth::Auth;
+pub use listen::{ListenError, Listener, SocketFile};
+pub use server::serve;
