@@ -1,0 +1,405 @@
+//! The command line as types: every verb, option and help text. It parses and nothing else.
+
+use crate::config::units::{UnitError, parse_share, parse_span};
+use crate::rollout::{Arm, bucket};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A proxy that carries out a rollout plan: it divides requests between `stable` and `canary` and measures both.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, subcommand_required = true)]
+#[command(arg_required_else_help = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Global {
+    /// Where weir runs: http://HOST:PORT or unix:PATH [env: WEIR_ADMIN] [default: http://127.0.0.1:9900]
+    #[arg(long, global = true, value_name = "URL")]
+    pub admin: Option<String>,
+    /// File with the bearer token of that address [env: WEIR_TOKEN holds the token itself]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The form of what is printed
+    #[arg(short, long, global = true, value_enum, default_value = "text", hide_possible_values = true)]
+    #[arg(value_name = "text|json")]
+    pub output: Output,
+    /// When to use colour; NO_COLOR is heeded
+    #[arg(long, global = true, value_enum, default_value = "auto", hide_possible_values = true)]
+    #[arg(value_name = "auto|always|never")]
+    pub color: Colour,
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// The body of the admin API, for programs.
+    Json,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Also into files and pipes.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+/// What weir can be asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the proxy
+    #[command(after_help = "Example:  weir serve -c weir.toml")]
+    Serve(Serve),
+    /// Read a config, report every problem, print what it means
+    #[command(after_help = CHECK_HELP)]
+    Check(Check),
+    /// See it all at work: two upstreams, a proxy, traffic and a live view
+    #[command(after_help = DEMO_HELP)]
+    Demo(Demo),
+    /// Show how the rollouts stand, both arms side by side
+    #[command(after_help = "Example:  weir status chat --watch")]
+    Status(Status),
+    /// Set the share of units on the canary
+    #[command(after_help = "Example:  weir weight chat 25% --reason 'p95 is flat'")]
+    Weight(Weight),
+    /// Send everyone to stable, at once
+    #[command(after_help = "Example:  weir kill chat --reason 'errors'\n          weir kill chat --cohort internal")]
+    Kill(Kill),
+    /// Undo a kill
+    #[command(after_help = "Example:  weir revive chat")]
+    Revive(Revive),
+    /// Say which arm a unit gets, and why
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(Explain),
+    /// Compute the bucket of a unit, without config or proxy
+    #[command(after_help = BUCKET_HELP)]
+    Bucket(Bucket),
+    /// Sign a token that forces an arm, for the header or cookie x-weir-force
+    #[command(after_help = "Example:  weir token -c weir.toml --rollout chat --arm canary --expires 1h")]
+    Token(Token),
+    /// Print the audit trail: who changed what, when and why
+    #[command(after_help = "Example:  weir events --follow\n          weir events -o json --since 120")]
+    Events(Events),
+    /// Make the running proxy read its config again
+    Reload(Reload),
+    /// Print the JSON Schema of the config, for editors
+    #[command(after_help = "Example:  weir schema > weir.schema.json")]
+    Schema,
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:  weir completions bash > /etc/bash_completion.d/weir")]
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        #[arg(value_name = "SHELL", hide_possible_values = true)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `weir serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The config: TOML, YAML or JSON, by its extension
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// `weir check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The config: TOML, YAML or JSON, by its extension
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print every limit with its value
+    #[arg(long)]
+    pub limits: bool,
+    /// Print what a reload would change: from an older file, or from a running weir
+    #[arg(long, value_name = "FILE|URL")]
+    pub against: Option<String>,
+}
+
+/// `weir demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// End by itself after this long, e.g. 10s
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub duration: Option<Duration>,
+    /// Requests per second
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub rate: u32,
+}
+
+/// `weir status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// One rollout in detail; all of them if absent
+    pub rollout: Option<String>,
+    /// Keep showing, once a second
+    #[arg(long)]
+    pub watch: bool,
+    /// The span the numbers cover, up to 15m
+    #[arg(long, value_name = "SPAN", default_value = "1m", value_parser = span)]
+    pub window: Duration,
+}
+
+/// `weir weight`.
+#[derive(Debug, Args)]
+pub struct Weight {
+    /// The rollout
+    pub rollout: String,
+    /// The share of units on the canary, e.g. 25% or 0.5%
+    #[arg(value_parser = share)]
+    pub weight: bucket::Weight,
+    /// Also where the plan says otherwise
+    #[arg(long)]
+    pub force: bool,
+    /// For the audit trail
+    #[command(flatten)]
+    pub note: Note,
+}
+
+/// `weir kill`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["rollout", "all"]))]
+pub struct Kill {
+    /// The rollout
+    pub rollout: Option<String>,
+    /// Every rollout
+    #[arg(long, conflicts_with = "cohort")]
+    pub all: bool,
+    /// One cohort of it only
+    #[arg(long, value_name = "NAME")]
+    pub cohort: Option<String>,
+    /// For the audit trail
+    #[command(flatten)]
+    pub note: Note,
+}
+
+/// `weir revive`.
+#[derive(Debug, Args)]
+pub struct Revive {
+    /// The rollout
+    pub rollout: String,
+    /// One cohort of it only
+    #[arg(long, value_name = "NAME")]
+    pub cohort: Option<String>,
+    /// For the audit trail
+    #[command(flatten)]
+    pub note: Note,
+}
+
+/// What the audit trail remembers of a change.
+#[derive(Debug, Default, Args)]
+pub struct Note {
+    /// Why, for the audit trail
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Who, for the audit trail [default: the user's name]
+    #[arg(long, value_name = "NAME")]
+    pub actor: Option<String>,
+}
+
+/// `weir explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The rollout
+    pub rollout: String,
+    /// The unit, e.g. a user id
+    #[arg(long, value_name = "UNIT", required_unless_present_any = ["header", "cookie"])]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
+    pub unit: Option<String>,
+    /// A header the request would carry, e.g. "x-beta: 1"; may be repeated. Without --unit, headers and cookies also
+    /// say who is asking
+    #[arg(long, value_name = "NAME:VALUE", value_parser = header)]
+    pub header: Vec<(String, String)>,
+    /// A cookie the request would carry, e.g. beta=1; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = cookie)]
+    pub cookie: Vec<(String, String)>,
+    /// Ask this file instead of a running weir: its own weight, nothing switched at run time
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `weir bucket`.
+#[derive(Debug, Args)]
+pub struct Bucket {
+    /// The salt of the rollout; schemes that use none do without
+    #[arg(long, value_name = "TEXT")]
+    pub salt: Option<String>,
+    /// The unit; `-` reads one a line from standard input
+    #[arg(long, value_name = "UNIT", allow_hyphen_values = true)]
+    pub unit: String,
+    /// The scheme, as in `hash` of the config
+    #[arg(long, value_name = "NAME", default_value = "murmur3")]
+    pub hash: String,
+    /// The flag's name in a foreign scheme, as in `hash_key`
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub key: String,
+    /// The seed of a foreign scheme, as in `hash_seed`
+    #[arg(long, value_name = "TEXT")]
+    pub seed: Option<String>,
+    /// File with the 16-byte key of siphash, raw or as 32 hex digits, as in `hash_key_file`
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Also say the arm at this weight
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub weight: Option<bucket::Weight>,
+}
+
+/// `weir token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The config that names the secret: `[force] secret_file`
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The rollout
+    #[arg(long, value_name = "NAME")]
+    pub rollout: String,
+    /// The arm to force: stable or canary
+    #[arg(long, value_name = "ARM", value_parser = arm)]
+    pub arm: Arm,
+    /// How long it holds, e.g. 1h or 7d
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub expires: Duration,
+}
+
+/// `weir events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Keep printing as they happen
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Every event after this id, instead of the latest ones
+    #[arg(long, value_name = "ID")]
+    pub since: Option<u64>,
+    /// How many of the latest to print
+    #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "since")]
+    pub limit: usize,
+}
+
+/// `weir reload`.
+#[derive(Debug, Args)]
+pub struct Reload {
+    /// For the audit trail
+    #[command(flatten)]
+    pub note: Note,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    match parse_span(text) {
+        Ok(span) if !span.is_zero() => Ok(span),
+        Ok(_) => Err("it must be longer than nothing".to_owned()),
+        Err(error) => Err(hint(error)),
+    }
+}
+
+fn share(text: &str) -> Result<bucket::Weight, String> {
+    parse_share(text).map_err(hint)
+}
+
+fn hint(error: UnitError) -> String {
+    match error.suggestion {
+        Some(suggestion) => format!("{}; write {suggestion}", error.message),
+        None => error.message,
+    }
+}
+
+fn arm(text: &str) -> Result<Arm, String> {
+    Arm::from_name(text).ok_or_else(|| "the arms are `stable` and `canary`".to_owned())
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    pair(text, ':').ok_or_else(|| "give a header as \"NAME: VALUE\"".to_owned())
+}
+
+fn cookie(text: &str) -> Result<(String, String), String> {
+    pair(text, '=').ok_or_else(|| "give a cookie as NAME=VALUE".to_owned())
+}
+
+fn pair(text: &str, separator: char) -> Option<(String, String)> {
+    let (name, value) = text.split_once(separator)?;
+    let (name, value) = (name.trim(), value.trim());
+    (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
+}
+
+const AFTER_HELP: &str = "\
+Start here:  weir demo
+Exit codes:  0 ok, 1 the answer is no, 2 usage or config error, 3 the admin address does not answer";
+
+const DEMO_HELP: &str = "\
+Keys:     + - more or less weight, k kill, r revive, s f h the new upstream slow, failing or healthy, q quit
+Example:  weir demo
+          weir demo --duration 10s --rate 100 > lines.txt";
+
+const CHECK_HELP: &str = "\
+Example:  weir check -c weir.toml
+          weir check -c new.toml --against weir.toml
+          weir check -c new.toml --against http://127.0.0.1:9900";
+
+const EXPLAIN_HELP: &str = "\
+Example:  weir explain chat --unit alice
+          weir explain chat --unit alice --header 'x-beta: 1'
+          weir explain chat --unit alice -c weir.toml";
+
+const BUCKET_HELP: &str = "\
+Example:  weir bucket --salt chat-v2 --unit alice --weight 25%
+          weir bucket --salt s --key chat --hash launchdarkly --unit - < users.txt";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn refused(line: &str) -> bool {
+        Cli::try_parse_from(line.split(' ')).is_err()
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "weir",
+            "weir kill",
+            "weir kill chat --all",
+            "weir kill --all --cohort internal",
+            "weir weight chat",
+            "weir weight chat 25",
+            "weir weight chat 101%",
+            "weir explain chat",
+            "weir explain chat --unit a --header x",
+            "weir token -c weir.toml --rollout chat --arm blue --expires 1h",
+            "weir token -c weir.toml --rollout chat --arm canary --expires 0s",
+            "weir demo --rate 0",
+            "weir events --since 1 --limit 2",
+            "weir status -o yaml",
+            "weir frobnicate",
+        ] {
+            assert!(refused(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn global_options_may_follow_the_verb() {
+        let line = "weir status chat --admin unix:/run/weir.sock -o json --color never";
+        let parsed = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!(parsed.global.admin.as_deref(), Some("unix:/run/weir.sock"));
+        assert_eq!((parsed.global.output, parsed.global.color), (Output::Json, Colour::Never));
+    }
+}

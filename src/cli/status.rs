@@ -1,0 +1,266 @@
+//! `weir status`: how the rollouts stand. All of them in one table, one of them with its arms side by side.
+
+use super::args::{Global, Output, Status};
+use super::client::{Client, encode};
+use super::console::Console;
+use super::render::{self, DASH, Paint, Table, Tone};
+use super::stop::{Outcome, Stop};
+use crate::admin::view::{Arm, Rollout, Rollouts};
+use crate::config::units::print_span;
+use std::time::Duration;
+
+/// Prints once, or once a second until a closed pipe or Ctrl-C ends it: redrawn on a terminal, else a line a rollout.
+pub fn run(console: &mut Console, global: &Global, arguments: &Status) -> Outcome {
+    let client = console.client(global)?;
+    let paint = console.paint(global);
+    loop {
+        let (body, rollouts) = ask(&client, arguments)?;
+        let text = match rollouts.as_slice() {
+            many if arguments.watch && !console.out_is_terminal => many.iter().map(|one| line(one) + "\n").collect(),
+            [only] => detail(only, paint),
+            many => overview(many, paint),
+        };
+        if global.output == Output::Text && arguments.watch && console.out_is_terminal {
+            // Home, each line's rest cleared, then whatever was below. What does not fit is cut: a line that wraps or
+            // scrolls would spoil the next frame.
+            let rows = crossterm::terminal::size().map_or(usize::MAX, |(_, rows)| rows.into());
+            let lines = text.lines().take(rows.saturating_sub(1));
+            let redrawn: String = lines.map(|line| format!("{line}\x1b[K\n")).collect();
+            write!(console.out, "\x1b[?7l\x1b[H{redrawn}\x1b[J\x1b[?7h")?;
+            console.out.flush()?;
+        } else {
+            console.print(global, &body, || Ok(text))?;
+        }
+        if !arguments.watch {
+            return Ok(());
+        }
+        client.pause(WATCH_PERIOD);
+    }
+}
+
+fn ask(client: &Client, arguments: &Status) -> Result<(String, Vec<Rollout>), Stop> {
+    let window = encode(&print_span(arguments.window));
+    if let Some(name) = &arguments.rollout {
+        let answer = client.ask(&format!("/api/v1/rollouts/{}?window={window}", encode(name)))?;
+        let rollout = answer.form()?;
+        return Ok((answer.text, vec![rollout]));
+    }
+    let answer = client.ask(&format!("/api/v1/rollouts?window={window}"))?;
+    let Rollouts { rollouts, .. } = answer.form()?;
+    Ok((answer.text, rollouts))
+}
+
+/// One rollout on one line, for logs and pipes.
+pub fn line(rollout: &Rollout) -> String {
+    let arm = |name: &str, arm: &Arm| {
+        let (rps, rate) = (render::frequency(arm.rps), render::rate(arm.error_rate));
+        format!("{name} {rps} rps, {rate} errors, p95 {}", render::latency(arm.p95_ms))
+    };
+    format!(
+        "{}  {}  weight {}  |  {}  |  {}",
+        render::clean(&rollout.name),
+        standing(rollout).1,
+        render::share(rollout.weight_ppm),
+        arm("stable", &rollout.arms.stable),
+        arm("canary", &rollout.arms.canary),
+    )
+}
+
+/// One line a rollout, and what its pairs of numbers mean.
+pub fn overview(rollouts: &[Rollout], paint: Paint) -> String {
+    if rollouts.is_empty() {
+        return "no rollouts: every request goes where its route says\n".to_owned();
+    }
+    let span = rollouts.first().map_or(String::new(), span);
+    let mut table = Table::new("<<>>>>>");
+    table.head(["rollout", "state", "weight", "canary's part", "rps", "errors", "p95"]);
+    for rollout in rollouts {
+        let (stable, canary) = (&rollout.arms.stable, &rollout.arms.canary);
+        let both = |show: &dyn Fn(&Arm) -> String| format!("{} | {}", show(stable), show(canary));
+        let (tone, state) = standing(rollout);
+        table.tones([
+            (Tone::Bold, rollout.name.clone()),
+            (tone, state),
+            (Tone::Plain, render::share(rollout.weight_ppm)),
+            (Tone::Plain, render::part(canary.requests, stable.requests + canary.requests)),
+            (Tone::Plain, both(&|arm| render::frequency(arm.rps))),
+            (blame(stable, canary), both(&|arm| render::rate(arm.error_rate))),
+            (Tone::Plain, both(&|arm| render::latency(arm.p95_ms))),
+        ]);
+    }
+    let legend = paint.tone(Tone::Dim, &format!("pairs are stable | canary, over the last {span}"));
+    format!("{}{legend}\n", table.print(paint))
+}
+
+/// One rollout: a headline, both arms side by side, its cohorts.
+pub fn detail(rollout: &Rollout, paint: Paint) -> String {
+    let (tone, state) = standing(rollout);
+    let mut text = format!(
+        "{}  {}  weight {}",
+        paint.tone(Tone::Bold, &render::clean(&rollout.name)),
+        paint.tone(tone, &state),
+        render::share(rollout.weight_ppm),
+    );
+    if rollout.file_weight_ppm != rollout.weight_ppm {
+        text.push_str(&format!(" (file: {})", render::share(rollout.file_weight_ppm)));
+    }
+    if let Some(reason) = &rollout.state_reason {
+        text.push_str(&format!("  {}", render::clean(reason)));
+    }
+    text.push_str(&format!("\n{}\n\n", paint.tone(Tone::Dim, &format!("the last {}", span(rollout)))));
+    text.push_str(&arms(rollout).print(paint));
+    if !rollout.cohorts.is_empty() {
+        text.push('\n');
+        text.push_str(&cohorts(rollout).print(paint));
+    }
+    text
+}
+
+/// What the numbers cover.
+fn span(rollout: &Rollout) -> String {
+    print_span(Duration::from_secs_f64(rollout.window_s.clamp(0.0, 1e6)))
+}
+
+fn arms(rollout: &Rollout) -> Table {
+    let (stable, canary) = (&rollout.arms.stable, &rollout.arms.canary);
+    let all = stable.requests + canary.requests;
+    let mut table = Table::new("<>>");
+    table.head(["", "stable", "canary"]);
+    let mut row = |name: &str, show: &dyn Fn(&Arm) -> String| {
+        table.row([name.to_owned(), show(stable), show(canary)]);
+    };
+    row("share", &|arm| render::part(arm.requests, all));
+    row("requests", &|arm| render::count(arm.requests));
+    row("rps", &|arm| render::frequency(arm.rps));
+    table.tones([
+        (Tone::Plain, "errors".to_owned()),
+        (Tone::Plain, render::rate(stable.error_rate)),
+        (blame(stable, canary), render::rate(canary.error_rate)),
+    ]);
+    let mut row = |name: &str, show: &dyn Fn(&Arm) -> String| {
+        table.row([name.to_owned(), show(stable), show(canary)]);
+    };
+    row("p50", &|arm| render::latency(arm.p50_ms));
+    row("p95", &|arm| render::latency(arm.p95_ms));
+    row("p99", &|arm| render::latency(arm.p99_ms));
+    row("in flight", &|arm| render::count(arm.in_flight));
+    table
+}
+
+fn cohorts(rollout: &Rollout) -> Table {
+    let mut table = Table::new("<<<>");
+    table.head(["cohort", "switch", "members go to", "listed"]);
+    for cohort in &rollout.cohorts {
+        let (tone, switch) = match (cohort.killed, cohort.enabled) {
+            (true, _) => (Tone::Red, "killed"),
+            (false, true) => (Tone::Green, "on"),
+            (false, false) => (Tone::Dim, "off"),
+        };
+        // A kill stops a cohort admitting, never keeping out.
+        let arm = match (cohort.exclude, cohort.enabled && (cohort.exclude || !cohort.killed)) {
+            (_, false) => "their buckets' arms",
+            (true, true) => "stable",
+            (false, true) => "canary",
+        };
+        let units = if cohort.units == 0 { DASH.to_owned() } else { render::count(cohort.units as u64) };
+        table.tones([
+            (Tone::Plain, cohort.name.clone()),
+            (tone, switch.to_owned()),
+            (Tone::Plain, arm.to_owned()),
+            (Tone::Plain, units),
+        ]);
+    }
+    table
+}
+
+fn standing(rollout: &Rollout) -> (Tone, String) {
+    if rollout.killed {
+        let by = if rollout.killed_by_config { " by config" } else { "" };
+        return (Tone::Red, format!("killed{by}"));
+    }
+    let tone = match rollout.state.as_str() {
+        "running" => Tone::Green,
+        "rolled_back" => Tone::Red,
+        _ => Tone::Yellow,
+    };
+    (tone, render::clean(&rollout.state))
+}
+
+/// A hint for the eye, no verdict: the canary fails, and more than twice as often as stable.
+fn blame(stable: &Arm, canary: &Arm) -> Tone {
+    let rate = canary.error_rate.unwrap_or(0.0);
+    if rate > 0.0 && rate > 2.0 * stable.error_rate.unwrap_or(0.0) { Tone::Red } else { Tone::Plain }
+}
+
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rollout(name: &str, killed: bool) -> Rollout {
+        let arm = |requests: u64, errors: u64, rps: f64| {
+            json!({
+                "requests": requests, "errors": errors, "error_rate": errors as f64 / requests as f64, "rps": rps,
+                "p50_ms": 4.1, "p75_ms": 6.0, "p90_ms": 9.0, "p95_ms": 12.25, "p99_ms": 31.0, "p999_ms": 44.0,
+                "in_flight": 3,
+            })
+        };
+        let form = json!({
+            "name": name, "state": "running", "state_reason": null, "stage": null, "weight_ppm": 250_000,
+            "file_weight_ppm": 100_000, "killed": killed, "killed_by_config": false, "breaker": null,
+            "arms": {"stable": arm(22_511, 5, 375.2), "canary": arm(7_431, 14, 123.9)},
+            "cohorts": [
+                {"name": "internal", "enabled": true, "killed": false, "exclude": false, "units": 1200},
+                {"name": "partners", "enabled": true, "killed": true, "exclude": true, "units": 0},
+            ],
+            "gates": [], "triggers": [], "window_s": 60.0, "generation": 7,
+        });
+        serde_json::from_value(form).unwrap()
+    }
+
+    #[test]
+    fn one_rollout_shows_its_arms_side_by_side() {
+        let expected = "\
+chat  running  weight 25% (file: 10%)
+the last 1m
+
+            stable   canary
+share        75.2%    24.8%
+requests    22,511    7,431
+rps          375.2    123.9
+errors       0.02%    0.19%
+p50        4.10 ms  4.10 ms
+p95        12.2 ms  12.2 ms
+p99        31.0 ms  31.0 ms
+in flight        3        3
+
+cohort    switch  members go to  listed
+internal  on      canary          1,200
+partners  killed  stable              -
+";
+        assert_eq!(detail(&rollout("chat", false), Paint::default()), expected);
+    }
+
+    #[test]
+    fn a_line_says_how_both_arms_do() {
+        assert_eq!(
+            line(&rollout("chat", true)),
+            "chat  killed  weight 25%  |  stable 375.2 rps, 0.02% errors, p95 12.2 ms  |  \
+             canary 123.9 rps, 0.19% errors, p95 12.2 ms"
+        );
+    }
+
+    #[test]
+    fn many_rollouts_take_a_line_each() {
+        let expected = "\
+rollout  state    weight  canary's part            rps         errors                p95
+chat     running     25%          24.8%  375.2 | 123.9  0.02% | 0.19%  12.2 ms | 12.2 ms
+shop     killed      25%          24.8%  375.2 | 123.9  0.02% | 0.19%  12.2 ms | 12.2 ms
+pairs are stable | canary, over the last 1m
+";
+        assert_eq!(overview(&[rollout("chat", false), rollout("shop", true)], Paint::default()), expected);
+        assert!(overview(&[], Paint::default()).starts_with("no rollouts"));
+    }
+}
