@@ -26,10 +26,73 @@ impl Latch {
         self.bits.fetch_or(switches.bits(), Ordering::SeqCst);
     }
 
+    /// A request on the canary ended well: a run of failures is over.
+    #[inline]
+    pub fn succeeded(&self) {}
+
+    /// A request on the canary failed. Opens the circuit if this failure makes a run that `guard` does not suffer; true
+    /// if it did.
+    #[inline]
+    pub fn failed(&self, _unit: UnitMark, _guard: &Guard) -> bool {
+        false
+    }
+
+    /// A request on stable failed: a run on the canary that goes on beside it is left to the breaker's judgement.
+    #[inline]
+    pub fn stable_failed(&self) {}
+
+    /// A request of that unit was started on the canary.
+    #[inline]
+    pub fn saw(&self, _unit: UnitMark) {}
+
+    /// The run of failures at this moment.
+    pub fn run(&self) -> Run {
+        Run::default()
+    }
+
+    /// Distinct units seen on the canary since the turn before the last one, up to 64.
+    pub fn units_seen(&self) -> u32 {
+        0
+    }
+
+    /// Ends one of the two spans over which units are remembered; called every 10 s.
+    pub fn turn(&self) {}
+
+    /// Whether stable fails so often at present that a run on the canary must not open the circuit by itself.
+    pub fn mark_stable_sick(&self, _sick: bool) {}
+
     /// Switches off everything that `switches` has on.
     pub fn clear(&self, switches: Switches) {
         self.bits.fetch_and(!switches.bits(), Ordering::SeqCst);
     }
+}
+
+/// What the request path must know of a breaker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// Failures in a row that open the circuit; 0 is never.
+    pub consecutive_errors: u32,
+    /// Distinct units that the run must have; fewer suffice if fewer are seen at all.
+    pub min_units: u32,
+    /// First bytes later than this, in microseconds, are counted by unit; none without a latency rule.
+    pub slow_us: Option<u64>,
+    /// Whether units that wait for an answer are counted: there is a no-answer rule.
+    pub counts_waiting: bool,
+    /// Whether a canary that is no worse than stable is spared.
+    pub spares_both: bool,
+}
+
+/// A unit as the request path tells it from others: a hash that is never shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnitMark(pub u64);
+
+/// A run of failures on the canary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Failures.
+    pub failures: u32,
+    /// Distinct units among them, up to `MIN_UNITS_MAX`.
+    pub units: u32,
 }
 
 /// All latches by rollout name. A latch lives as long as the process, so that a reload never loses a kill; only a reload

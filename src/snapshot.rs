@@ -3,10 +3,10 @@
 //! The control plane publishes a new one for every change; a worker keeps its `Arc` and looks again only when the
 //! generation number moved. A request keeps the snapshot it started under to its end.
 
-use crate::latch::Latch;
+use crate::latch::{Guard, Latch};
 use crate::rollout::assign::Split;
 use crate::rollout::outcome::ErrorRules;
-use crate::tally::{Cell, Decisions, PerWorker, Series, WorkerCounts};
+use crate::tally::{Cell, Decisions, PerWorker, Series, Units, WorkerCounts};
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
@@ -140,6 +140,26 @@ pub struct Rollout {
     pub cohort_series: Vec<[Arc<PerWorker<Series>>; 2]>,
     /// Counts of forced requests by arm index.
     pub forced_series: [Arc<PerWorker<Series>>; 2],
+    /// Counts of requests that probe the canary.
+    pub probe_series: Arc<PerWorker<Series>>,
+    /// Counts of canary requests by unit; only used with a guard.
+    pub canary_units: Arc<PerWorker<Units>>,
+    /// What the request path watches for the breaker; none if it is off.
+    pub guard: Option<Guard>,
+    /// Whether stable answers a failed canary request.
+    pub fallback: Fallback,
+}
+
+/// Whether stable answers a request that failed on the canary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// Never.
+    #[default]
+    Off,
+    /// Where nothing was sent, or the method is safe.
+    Safe,
+    /// Where nothing was sent, or the method is idempotent.
+    Idempotent,
 }
 
 /// Where a unit's id comes from.

@@ -5,6 +5,7 @@
 
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason};
+use crate::rollout::breaker::{UNIT_ROWS, UNIT_SLOTS};
 use crate::rollout::histogram::{BUCKETS, bucket_of};
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use std::collections::BTreeMap;
@@ -43,6 +44,10 @@ pub struct Series {
     pub started: Cell,
     /// Requests that have ended; `started - ended` are in flight.
     pub ended: Cell,
+    /// Requests whose upstream's answer has begun.
+    pub answered: Cell,
+    /// Requests that ended without an upstream's answer.
+    pub unanswered: Cell,
     /// Ended requests by the class of the status the client got.
     pub codes: [Cell; CodeClass::COUNT],
     /// Ended requests that counted against the arm, by kind.
@@ -85,6 +90,34 @@ impl Latency {
 impl Default for Latency {
     fn default() -> Self {
         Latency((0..BUCKETS).map(|_| Cell::default()).collect())
+    }
+}
+
+/// One worker's counts of one rollout's canary requests by unit; see `breaker::UnitCounts`.
+#[repr(align(64))]
+#[derive(Debug)]
+pub struct Units {
+    /// Failures.
+    pub failures: UnitCells,
+    /// First bytes later than the latency rule's limit.
+    pub slow: UnitCells,
+    /// Requests that wait for an answer now.
+    pub waiting: UnitCells,
+}
+
+/// Requests by unit, with a single writer.
+#[derive(Debug)]
+pub struct UnitCells(Box<[Cell]>);
+
+impl Default for Units {
+    fn default() -> Self {
+        Units { failures: UnitCells::default(), slow: UnitCells::default(), waiting: UnitCells::default() }
+    }
+}
+
+impl Default for UnitCells {
+    fn default() -> Self {
+        UnitCells((0..UNIT_ROWS * UNIT_SLOTS).map(|_| Cell::default()).collect())
     }
 }
 
@@ -145,6 +178,11 @@ pub enum SeriesKey {
         rollout: Arc<str>,
         /// The arm that was forced.
         arm: Arm,
+    },
+    /// Requests that probe the canary while the breaker is half-open: never part of gates, triggers or the arm's numbers.
+    Probe {
+        /// The rollout.
+        rollout: Arc<str>,
     },
     /// Requests of a route on which no rollout applies.
     Plain {
@@ -212,6 +250,7 @@ pub struct Registry {
     workers: usize,
     series: BTreeMap<SeriesKey, Arc<PerWorker<Series>>>,
     decisions: BTreeMap<Arc<str>, Arc<PerWorker<Decisions>>>,
+    units: BTreeMap<Arc<str>, Arc<PerWorker<Units>>>,
     gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
     counts: Arc<PerWorker<WorkerCounts>>,
 }
@@ -234,6 +273,7 @@ impl Registry {
             workers,
             series: BTreeMap::new(),
             decisions: BTreeMap::new(),
+            units: BTreeMap::new(),
             gauges: BTreeMap::new(),
             counts: Arc::new(PerWorker::new(workers)),
         }
@@ -254,6 +294,12 @@ impl Registry {
     pub fn decisions(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Decisions>> {
         let workers = self.workers;
         Arc::clone(self.decisions.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// The counts by unit of that rollout's canary, made if it is new.
+    pub fn units(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Units>> {
+        let workers = self.workers;
+        Arc::clone(self.units.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
     }
 
     /// The gauge of that key, made if it is new.

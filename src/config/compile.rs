@@ -13,7 +13,7 @@ use crate::rollout::assign::{Phase, Split};
 use crate::rollout::bucket::Weight;
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
+    ArmRoute, ArmTarget, Fallback, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
 };
 use crate::tally::{GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -154,6 +154,10 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         decisions: registry.decisions(name),
         cohort_series: config.cohorts.iter().map(|cohort| cohort_series(cohort, registry)).collect(),
         forced_series: both(|arm| registry.series(SeriesKey::Forced { rollout: Arc::clone(name), arm })),
+        probe_series: registry.series(SeriesKey::Probe { rollout: Arc::clone(name) }),
+        canary_units: registry.units(name),
+        guard: None,
+        fallback: Fallback::Off,
     }
 }
 

@@ -153,7 +153,7 @@ impl Names {
             SeriesKey::Cohort { rollout, cohort, .. } => {
                 self.rollouts.get(rollout).is_some_and(|cohorts| cohorts.contains(cohort))
             }
-            SeriesKey::Forced { rollout, .. } => self.rollouts.contains_key(rollout),
+            SeriesKey::Forced { rollout, .. } | SeriesKey::Probe { rollout } => self.rollouts.contains_key(rollout),
             SeriesKey::Plain { route } => self.routes.contains(route),
         }
     }

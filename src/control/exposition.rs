@@ -62,6 +62,7 @@ impl Sums {
                     sums.forced.insert((Arc::clone(rollout), *arm), reading.codes);
                     continue;
                 }
+                SeriesKey::Probe { .. } => continue,
                 SeriesKey::Cohort { rollout, arm, cohort } => {
                     sums.by_cohort.insert((Arc::clone(rollout), *arm, Arc::clone(cohort)), reading.codes);
                     continue;

@@ -3,6 +3,7 @@
 //! Time and measurements are handed in, effects are drained out.
 
 pub mod assign;
+pub mod breaker;
 pub mod bucket;
 pub mod cohort;
 pub mod engine;
