@@ -6,6 +6,7 @@ pub mod assign;
 pub mod breaker;
 pub mod bucket;
 pub mod cohort;
+pub mod criterion;
 pub mod engine;
 pub mod flags;
 pub mod force;
