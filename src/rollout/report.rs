@@ -16,15 +16,20 @@ pub enum State {
     Pending,
     /// The split flows.
     Running,
-    /// Held at weight 0 until an operator says how to go on.
+    /// Its stage's clock stands still until a person says how to go on.
     Paused,
+    /// Its stage has passed and waits for a person.
+    WaitingApproval,
+    /// Its last stage has ended; it goes on serving.
+    Completed,
     /// Rolled back until revived.
     RolledBack,
 }
 
 impl State {
     /// All states, in the order of a life.
-    pub const ALL: [State; 4] = [State::Pending, State::Running, State::Paused, State::RolledBack];
+    pub const ALL: [State; 6] =
+        [State::Pending, State::Running, State::Paused, State::WaitingApproval, State::Completed, State::RolledBack];
 
     /// The word of the contract.
     pub const fn word(self) -> &'static str {
@@ -32,6 +37,8 @@ impl State {
             State::Pending => "pending",
             State::Running => "running",
             State::Paused => "paused",
+            State::WaitingApproval => "waiting_approval",
+            State::Completed => "completed",
             State::RolledBack => "rolled_back",
         }
     }
@@ -133,6 +140,22 @@ pub enum Kind {
     Pause,
     /// It serves again.
     Resume,
+    /// A stage began.
+    Stage,
+    /// A stage waits for approval.
+    Approval,
+    /// A person approved a stage.
+    Approve,
+    /// A trigger, or both arms' failures, should be looked at.
+    Alert,
+    /// The rollout went back: to stable, to the stage before, or to half its weight.
+    Rollback,
+    /// Stable is not healthy after a rollback.
+    Escalate,
+    /// The last stage has ended.
+    Complete,
+    /// A baseline was recorded.
+    Baseline,
     /// A config was read and applied.
     Reload,
     /// A config was read and refused.
@@ -141,13 +164,21 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Weight,
         Kind::Kill,
         Kind::Revive,
         Kind::Cohort,
         Kind::Pause,
         Kind::Resume,
+        Kind::Stage,
+        Kind::Approval,
+        Kind::Approve,
+        Kind::Alert,
+        Kind::Rollback,
+        Kind::Escalate,
+        Kind::Complete,
+        Kind::Baseline,
         Kind::Reload,
         Kind::ReloadFailed,
     ];
@@ -161,6 +192,14 @@ impl Kind {
             Kind::Cohort => "cohort",
             Kind::Pause => "pause",
             Kind::Resume => "resume",
+            Kind::Stage => "stage",
+            Kind::Approval => "approval",
+            Kind::Approve => "approve",
+            Kind::Alert => "alert",
+            Kind::Rollback => "rollback",
+            Kind::Escalate => "escalate",
+            Kind::Complete => "complete",
+            Kind::Baseline => "baseline",
             Kind::Reload => "reload",
             Kind::ReloadFailed => "reload_failed",
         }

@@ -201,14 +201,14 @@ impl<'a> Standing<'a> {
             (None, State::Paused) => Some(UNREADABLE.into()),
             (None, State::Pending) if self.plan.staged => Some(format!("the rollout has stages, {STAGED}")),
             (None, State::Pending) => Some("off in the config (enabled = false)".into()),
-            (None, State::Running | State::RolledBack) => None,
+            (None, State::Running | State::WaitingApproval | State::Completed | State::RolledBack) => None,
         }
     }
 
     /// Where it stands, for a decision.
     pub fn phase(&self) -> Phase {
         match self.state() {
-            State::Running => Phase::Serving,
+            State::Running | State::WaitingApproval | State::Completed => Phase::Serving,
             State::RolledBack => Phase::RolledBack,
             State::Pending | State::Paused => Phase::Pending,
         }

@@ -1,0 +1,603 @@
+//! Where a rollout stands in its plan, and what moves it on: gates forwards, triggers and people backwards.
+//!
+//! Pure: time, measurements and the state of other rollouts are handed in, turns come out; the engine carries them out and
+//! says what was saved. A turn holds the whole progress as it will be, so nothing changes that was not recorded. What is
+//! kept here besides (how long a trigger has held, the last verdicts) is worked out anew after a restart.
+
+use super::bucket::Weight;
+use super::criterion::{Evaluation, Reading, Sample, Source};
+use super::report::{Kind, State};
+use super::stages::{Action, After, Gate, Span, Stage, Stages, Trigger};
+use crate::clock::{Time, Wall};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod commands;
+#[cfg(test)]
+mod tests;
+
+pub use commands::{Back, Command, Denied};
+
+/// How far a rollout has got. Saved whole with every turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Where it is in its life.
+    pub state: State,
+    /// The present stage, or the one it was in when it was rolled back; none before the first and without stages.
+    pub stage: Option<Arc<str>>,
+    /// Time served in the stage: running, not killed, the breaker not open.
+    pub served: Duration,
+    /// When the stage began; for people.
+    pub entered_at: Option<Wall>,
+    /// How many stages have begun, the same one anew included: what `Span::Stage` counts from.
+    pub visit: u64,
+    /// Whether a person has approved the stage.
+    pub approved: bool,
+    /// The weight that a person or a halving set in this stage.
+    pub share: Option<Weight>,
+    /// Stages that have ended forwards.
+    pub finished: BTreeSet<Arc<str>>,
+    /// The stage from which it last went back to the one before.
+    pub went_back_from: Option<Arc<str>>,
+    /// Why it is in this state, where there is something to say.
+    pub reason: Option<String>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress {
+            state: State::Pending,
+            stage: None,
+            served: Duration::ZERO,
+            entered_at: None,
+            visit: 0,
+            approved: false,
+            share: None,
+            finished: BTreeSet::new(),
+            went_back_from: None,
+            reason: None,
+        }
+    }
+}
+
+/// What a rollout's course depends on at one moment.
+pub struct Ground<'a> {
+    /// Its plan.
+    pub stages: &'a Stages,
+    /// How far it has got.
+    pub progress: &'a Progress,
+    /// The file's weight: a ceiling for every stage, or the weight of a rollout without stages.
+    pub ceiling: Weight,
+    /// Whether the config lets it run (`enabled`).
+    pub enabled: bool,
+    /// Whether its stage's clock stands still: it is killed, or its breaker is not closed.
+    pub frozen: bool,
+    /// The calendar time, for people.
+    pub wall: Wall,
+    /// Whether a stage of another rollout has ended.
+    pub has_finished: &'a dyn Fn(&After) -> bool,
+}
+
+/// Measurements of one rollout.
+pub trait Measurements {
+    /// The value of a sample over a span.
+    fn read(&self, span: Span, sample: Sample<'_>) -> Reading;
+}
+
+/// One change of a rollout's progress, or something to be told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Turn {
+    /// What sort of thing it is in the record.
+    pub kind: Kind,
+    /// The progress after it.
+    pub progress: Progress,
+    /// Why, with numbers.
+    pub reason: String,
+    /// The trigger that caused it.
+    pub trigger: Option<Arc<str>>,
+    /// A stage that ended forwards: both arms are to be recorded under its name.
+    pub ended: Option<Ended>,
+    /// What another rollout is to do.
+    pub acts_on: Option<(Arc<str>, Action)>,
+}
+
+/// A stage that ended forwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The stage.
+    pub stage: Arc<str>,
+    /// Whether its record becomes the baseline.
+    pub becomes_baseline: bool,
+}
+
+/// A gate's verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does not hold.
+    Fail,
+    /// There is not enough to judge by.
+    Wait,
+    /// It holds.
+    Pass,
+}
+
+impl Verdict {
+    /// The word of the contract.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Verdict::Fail => "fail",
+            Verdict::Wait => "wait",
+            Verdict::Pass => "pass",
+        }
+    }
+
+    /// What an evaluation means for a gate.
+    pub fn of(evaluation: &Evaluation) -> Verdict {
+        match evaluation.holds {
+            Some(true) => Verdict::Pass,
+            Some(false) => Verdict::Fail,
+            None => Verdict::Wait,
+        }
+    }
+}
+
+/// A trigger's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Alarm {
+    /// Its criterion does not hold, or has no data.
+    #[default]
+    Quiet,
+    /// It holds, not yet for long enough.
+    Pending,
+    /// It has held for long enough.
+    Firing,
+}
+
+impl Alarm {
+    /// The word of the contract.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Alarm::Quiet => "quiet",
+            Alarm::Pending => "pending",
+            Alarm::Firing => "firing",
+        }
+    }
+}
+
+/// What a trigger was last found to be.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// Its criterion.
+    pub evaluation: Evaluation,
+    /// Since when it holds.
+    since: Option<Time>,
+    /// For how long it has held.
+    pub held: Duration,
+    /// Its state.
+    pub alarm: Alarm,
+    /// Whether it has acted since it last began to hold.
+    acted: bool,
+}
+
+/// The moving part of a course.
+#[derive(Debug, Default)]
+pub struct Course {
+    last: Option<Time>,
+    gates: Vec<Evaluation>,
+    /// The visit whose stage's gates these are.
+    gates_of: u64,
+    triggers: Vec<(Arc<str>, Watched)>,
+    /// Since when stable is looked at after a rollback.
+    rechecks_since: Option<Time>,
+}
+
+/// How long after a rollback stable is judged: what was under way has ended by then.
+const RECHECK_AFTER: Duration = Duration::from_secs(10);
+/// How long it is looked at.
+const RECHECK_UNTIL: Duration = Duration::from_secs(60);
+/// Share of failures from which stable counts as sick after a rollback.
+const STABLE_SICK: &str = "stable.error_rate > 5%";
+/// Requests that this needs.
+const RECHECK_REQUESTS_MIN: u64 = 10;
+
+impl Course {
+    /// Looks at a rollout: how much time it has served by now, and what turns that brings, the gravest first. At most one
+    /// of them changes the progress.
+    pub fn look(&mut self, now: Time, ground: &Ground<'_>, measured: &impl Measurements) -> (Duration, Vec<Turn>) {
+        let passed = self.last.map_or(Duration::ZERO, |last| now.since(last));
+        self.last = Some(now);
+        let progress = ground.progress;
+        let serves = ground.serves() && !ground.frozen;
+        let counts = serves && matches!(progress.state, State::Running | State::WaitingApproval);
+        let served = progress.served + if counts { passed } else { Duration::ZERO };
+        let ground = &Ground { progress: &Progress { served, ..progress.clone() }, ..*ground };
+
+        self.judge_gates(ground, measured);
+        let mut turns = self.watch(now, ground, measured);
+        if turns.iter().all(|turn| turn.progress.state == progress.state && turn.progress.visit == progress.visit)
+            && !turns.iter().any(|turn| turn.changes(ground.progress))
+        {
+            turns.extend(self.forwards(ground));
+        }
+        turns.extend(self.recheck(now, ground, measured));
+        (served, turns)
+    }
+
+    /// The gates' last evaluations, in the order of the present stage's.
+    pub fn gates(&self) -> &[Evaluation] {
+        &self.gates
+    }
+
+    /// What a trigger was last found to be.
+    pub fn trigger(&self, name: &str) -> Option<&Watched> {
+        self.triggers.iter().find(|(known, _)| &**known == name).map(|(_, watched)| watched)
+    }
+
+    /// Notes that the rollout was rolled back, by whomever: stable will be looked at.
+    pub fn rolled_back(&mut self, now: Time) {
+        self.rechecks_since = Some(now);
+        self.forget_alarms();
+    }
+
+    /// Triggers begin anew: what they saw was another exposure.
+    pub fn forget_alarms(&mut self) {
+        self.triggers.clear();
+    }
+
+    fn judge_gates(&mut self, ground: &Ground<'_>, measured: &impl Measurements) {
+        let gates = match ground.stage() {
+            Some((_, stage)) if ground.serves() => stage.gates.as_slice(),
+            _ => &[],
+        };
+        self.gates = gates.iter().map(|gate| judge(gate, measured)).collect();
+        self.gates_of = ground.progress.visit;
+    }
+
+    /// The first gate of the stage that does not pass; an error if they have not been judged since the stage began.
+    fn closed_gate(&self, visit: u64, stage: &Stage) -> Result<Option<&Evaluation>, Denied> {
+        if self.gates_of != visit || self.gates.len() != stage.gates.len() {
+            return Err(Denied(format!("the gates of stage `{}` have not been judged yet", stage.name)));
+        }
+        Ok(self.gates.iter().find(|gate| Verdict::of(gate) != Verdict::Pass))
+    }
+
+    /// Evaluates the triggers; what they bring, the gravest first.
+    fn watch(&mut self, now: Time, ground: &Ground<'_>, measured: &impl Measurements) -> Vec<Turn> {
+        if !ground.serves() {
+            self.triggers.clear();
+            return Vec::new();
+        }
+        let mut watched = Vec::with_capacity(ground.stages.triggers.len());
+        let mut due: Vec<(usize, String)> = Vec::new();
+        for (index, trigger) in ground.stages.triggers.iter().enumerate() {
+            let before = self.trigger(&trigger.name).cloned().unwrap_or_default();
+            let after = before.after(now, trigger, evaluate(trigger, measured));
+            if after.alarm == Alarm::Firing && !after.acted {
+                due.push((index, after.evaluation.reason.clone()));
+            }
+            watched.push((Arc::clone(&trigger.name), after));
+        }
+        self.triggers = watched;
+        let order = |index: usize| ground.stages.triggers.get(index).map_or(u8::MAX, |trigger| gravity(trigger.action));
+        due.sort_by_key(|(index, _)| order(*index));
+
+        let mut turns: Vec<Turn> = Vec::new();
+        for (index, reason) in due {
+            let Some(trigger) = ground.stages.triggers.get(index) else { continue };
+            let moves = !trigger.dry_run && trigger.rollout.is_none() && trigger.action != Action::Alert;
+            if moves && turns.iter().any(|turn| turn.changes(ground.progress)) {
+                // The graver one has moved it: this one is looked at again under the new state.
+                continue;
+            }
+            turns.push(fire(trigger, reason, ground));
+            if let Some((_, watched)) = self.triggers.get_mut(index) {
+                watched.acted = true;
+            }
+        }
+        turns
+    }
+
+    /// What time, gates and approval bring.
+    fn forwards(&self, ground: &Ground<'_>) -> Option<Turn> {
+        let progress = ground.progress;
+        match progress.state {
+            State::Pending => self.starts(ground),
+            State::Running | State::WaitingApproval if !ground.frozen => {
+                let (index, stage) = ground.stage()?;
+                if progress.served < stage.min_duration {
+                    return None;
+                }
+                if self.closed_gate(progress.visit, stage) != Ok(None) {
+                    return self.too_long(ground, stage);
+                }
+                if stage.approval && !progress.approved {
+                    return waits(ground, stage);
+                }
+                ground.may_enter(index + 1).then(|| ground.onwards(index, self.why_on(stage)))
+            }
+            _ => None,
+        }
+    }
+
+    fn starts(&self, ground: &Ground<'_>) -> Option<Turn> {
+        let may = ground.stages.autostart && ground.enabled && !ground.frozen && !ground.stages.list.is_empty();
+        (may && ground.may_enter(0)).then(|| ground.entering(0, "the plan begins".into()))
+    }
+
+    fn too_long(&self, ground: &Ground<'_>, stage: &Stage) -> Option<Turn> {
+        let limit = stage.max_duration.filter(|max| ground.progress.served >= *max)?;
+        if ground.progress.state != State::Running {
+            return None;
+        }
+        let open = self.gates.iter().find(|gate| Verdict::of(gate) != Verdict::Pass);
+        let gate = open.map_or(String::new(), |gate| format!(": {}", gate.reason));
+        let reason = format!("stage `{}` has lasted {} without a pass{gate}", stage.name, span_text(limit));
+        Some(ground.turn(Kind::Pause, Progress { state: State::Paused, ..ground.progress.clone() }, reason))
+    }
+
+    fn why_on(&self, stage: &Stage) -> String {
+        let gates: Vec<&str> = self.gates.iter().map(|gate| gate.reason.as_str()).collect();
+        let served = format!("{} served", span_text(stage.min_duration));
+        match gates.is_empty() {
+            true => served,
+            false => format!("{served}; {}", gates.join("; ")),
+        }
+    }
+
+    /// After a rollback stable must be well, else somebody has to know.
+    fn recheck(&mut self, now: Time, ground: &Ground<'_>, measured: &impl Measurements) -> Option<Turn> {
+        let waited = now.since(self.rechecks_since?);
+        if waited < RECHECK_AFTER {
+            return None;
+        }
+        if waited > RECHECK_UNTIL {
+            self.rechecks_since = None;
+        }
+        let sick = super::criterion::parse(STABLE_SICK).ok()?;
+        let over = Over { measured, span: Span::Last(RECHECK_AFTER) };
+        let found = sick.evaluate(&over, RECHECK_REQUESTS_MIN, &span_text(RECHECK_AFTER));
+        if found.holds != Some(true) {
+            return None;
+        }
+        self.rechecks_since = None;
+        let reason = format!("stable is not healthy after the rollback: {}", found.reason);
+        Some(ground.turn(Kind::Escalate, ground.progress.clone(), reason))
+    }
+}
+
+impl Watched {
+    fn after(self, now: Time, trigger: &Trigger, evaluation: Evaluation) -> Watched {
+        if evaluation.holds != Some(true) {
+            return Watched { evaluation, ..Watched::default() };
+        }
+        let since = self.since.unwrap_or(now);
+        let held = now.since(since);
+        let alarm = if held >= trigger.held_for { Alarm::Firing } else { Alarm::Pending };
+        Watched { evaluation, since: Some(since), held, alarm, acted: self.acted }
+    }
+}
+
+impl Turn {
+    /// Whether the rollout moves by it.
+    pub fn changes(&self, before: &Progress) -> bool {
+        self.progress != *before
+    }
+}
+
+impl Ground<'_> {
+    /// Whether the rollout sends traffic, as far as its plan goes.
+    pub fn serves(&self) -> bool {
+        match self.progress.state {
+            State::Running | State::Paused | State::WaitingApproval | State::Completed => self.enabled,
+            State::Pending => self.stages.list.is_empty() && self.enabled,
+            State::RolledBack => false,
+        }
+    }
+
+    /// The present stage and its place.
+    pub fn stage(&self) -> Option<(usize, &Stage)> {
+        self.stages.find(self.progress.stage.as_deref()?)
+    }
+
+    /// The weight in force, kill and breaker aside.
+    pub fn weight(&self) -> Weight {
+        if !self.serves() {
+            return Weight::ZERO;
+        }
+        let planned = match self.stage() {
+            Some((_, stage)) => stage.weight,
+            None if self.stages.list.is_empty() => self.ceiling,
+            None => Weight::ZERO,
+        };
+        self.progress.share.unwrap_or(planned).min(self.ceiling)
+    }
+
+    fn may_enter(&self, index: usize) -> bool {
+        let after = self.stages.list.get(index).and_then(|stage| stage.after.as_ref());
+        after.is_none_or(|after| (self.has_finished)(after))
+    }
+
+    fn turn(&self, kind: Kind, progress: Progress, reason: String) -> Turn {
+        let progress = match kind {
+            Kind::Alert | Kind::Escalate => progress,
+            Kind::Stage | Kind::Complete => Progress { reason: None, ..progress },
+            _ => Progress { reason: Some(reason.clone()), ..progress },
+        };
+        Turn { kind, progress, reason, trigger: None, ended: None, acts_on: None }
+    }
+
+    /// The stage at that place begins.
+    fn entering(&self, index: usize, reason: String) -> Turn {
+        self.turn(Kind::Stage, self.at_start_of(index, State::Running), reason)
+    }
+
+    fn at_start_of(&self, index: usize, state: State) -> Progress {
+        Progress {
+            state,
+            stage: self.stages.list.get(index).map(|stage| Arc::clone(&stage.name)),
+            served: Duration::ZERO,
+            entered_at: Some(self.wall),
+            visit: self.progress.visit + 1,
+            approved: false,
+            share: None,
+            reason: None,
+            ..self.progress.clone()
+        }
+    }
+
+    /// The stage at that place ends forwards: the next one begins, or the rollout is complete.
+    fn onwards(&self, index: usize, reason: String) -> Turn {
+        let last = index + 1 >= self.stages.list.len();
+        let mut turn = match last {
+            true => self.turn(Kind::Complete, Progress { state: State::Completed, ..self.progress.clone() }, reason),
+            false => self.entering(index + 1, reason),
+        };
+        if let Some(stage) = self.stages.list.get(index) {
+            turn.progress.finished.insert(Arc::clone(&stage.name));
+            turn.ended =
+                Some(Ended { stage: Arc::clone(&stage.name), becomes_baseline: stage.capture_baseline || last });
+        }
+        turn
+    }
+
+    /// Everything to stable until somebody revives it.
+    fn backwards_to_stable(&self, reason: String) -> Turn {
+        let progress = Progress { state: State::RolledBack, share: None, approved: false, ..self.progress.clone() };
+        self.turn(Kind::Rollback, progress, reason)
+    }
+
+    /// To the start of the stage before; from the first one to stable. The second time from the same stage it also pauses,
+    /// so that a rollout never swings between two stages by itself.
+    fn backwards_to_previous(&self, reason: String) -> Turn {
+        let Some((index, stage)) = self.stage() else { return self.backwards_to_stable(reason) };
+        let Some(before) = index.checked_sub(1) else { return self.backwards_to_stable(reason) };
+        let again = self.progress.went_back_from.as_ref() == Some(&stage.name);
+        let paused = again || self.progress.state == State::Paused;
+        let mut progress = self.at_start_of(before, if paused { State::Paused } else { State::Running });
+        progress.went_back_from = Some(Arc::clone(&stage.name));
+        for ended in self.stages.list.iter().skip(before) {
+            progress.finished.remove(&ended.name);
+        }
+        self.turn(Kind::Rollback, progress, reason)
+    }
+
+    /// Half the weight in force, and a pause.
+    fn halved(&self, reason: String) -> Turn {
+        let half = Weight::from_ppm(self.weight().ppm() / 2).unwrap_or(Weight::ZERO);
+        let progress = Progress { state: State::Paused, share: Some(half), ..self.progress.clone() };
+        self.turn(Kind::Rollback, progress, reason)
+    }
+
+    fn paused(&self, reason: String) -> Turn {
+        self.turn(Kind::Pause, Progress { state: State::Paused, ..self.progress.clone() }, reason)
+    }
+}
+
+/// A stage that has passed waits for a person; told once.
+fn waits(ground: &Ground<'_>, stage: &Stage) -> Option<Turn> {
+    if ground.progress.state == State::WaitingApproval {
+        return None;
+    }
+    let reason = format!("stage `{}` has passed and waits for approval", stage.name);
+    Some(ground.turn(Kind::Approval, Progress { state: State::WaitingApproval, ..ground.progress.clone() }, reason))
+}
+
+/// What a trigger that fires brings.
+fn fire(trigger: &Trigger, reason: String, ground: &Ground<'_>) -> Turn {
+    let held = match trigger.held_for.is_zero() {
+        true => String::new(),
+        false => format!(" for {}", span_text(trigger.held_for)),
+    };
+    let reason = format!("trigger `{}`: {reason}{held}", trigger.name);
+    let told = |reason: String| ground.turn(Kind::Alert, ground.progress.clone(), reason);
+    let mut turn = if trigger.dry_run {
+        told(format!("{reason} (dry run: would {})", trigger.action.word()))
+    } else if let Some(other) = &trigger.rollout {
+        let mut turn = told(format!("{reason}: {} of `{other}`", trigger.action.word()));
+        turn.acts_on = Some((Arc::clone(other), trigger.action));
+        turn
+    } else {
+        act(trigger.action, reason, ground)
+    };
+    turn.trigger = Some(Arc::clone(&trigger.name));
+    turn
+}
+
+/// What an action makes of a rollout that serves.
+pub fn act(action: Action, reason: String, ground: &Ground<'_>) -> Turn {
+    let settled = matches!(ground.progress.state, State::Paused | State::Completed);
+    match action {
+        Action::Rollback => ground.backwards_to_stable(reason),
+        Action::Previous => ground.backwards_to_previous(reason),
+        Action::Half => ground.halved(reason),
+        // There is nothing to hold up any more, but somebody should know.
+        Action::Pause if settled => ground.turn(Kind::Alert, ground.progress.clone(), reason),
+        Action::Pause => ground.paused(reason),
+        Action::Alert => ground.turn(Kind::Alert, ground.progress.clone(), reason),
+    }
+}
+
+const fn gravity(action: Action) -> u8 {
+    match action {
+        Action::Rollback => 0,
+        Action::Previous => 1,
+        Action::Half => 2,
+        Action::Pause => 3,
+        Action::Alert => 4,
+    }
+}
+
+/// A source of one span's values.
+struct Over<'a, M> {
+    measured: &'a M,
+    span: Span,
+}
+
+impl<M: Measurements> Source for Over<'_, M> {
+    fn read(&self, sample: Sample<'_>) -> Reading {
+        self.measured.read(self.span, sample)
+    }
+}
+
+/// Evaluates a gate.
+pub fn judge(gate: &Gate, measured: &impl Measurements) -> Evaluation {
+    let window = match gate.span {
+        Span::Stage => "the stage".to_owned(),
+        Span::Last(window) => span_text(window),
+    };
+    gate.criterion.evaluate(&Over { measured, span: gate.span }, gate.min_requests, &window)
+}
+
+/// Evaluates a trigger. One that spares both arms does not hold while stable breaches the same limit.
+fn evaluate(trigger: &Trigger, measured: &impl Measurements) -> Evaluation {
+    let over = Over { measured, span: Span::Last(trigger.window) };
+    let window = span_text(trigger.window);
+    let found = trigger.criterion.evaluate(&over, trigger.min_requests, &window);
+    if !trigger.spares_both || found.holds != Some(true) || !trigger.criterion.quantity.metric.has_arms() {
+        return found;
+    }
+    let mut of_stable = trigger.criterion.clone();
+    of_stable.quantity.arm = super::Arm::Stable;
+    let stable = of_stable.evaluate(&over, trigger.min_requests, &window);
+    match stable.holds {
+        Some(true) => Evaluation { holds: Some(false), reason: format!("both arms: {}", found.reason), ..found },
+        _ => found,
+    }
+}
+
+/// A duration for people, in its two largest units: `24h`, `1h30m`, `250ms`.
+pub fn span_text(span: Duration) -> String {
+    if span < Duration::from_secs(1) {
+        return format!("{}ms", span.as_millis());
+    }
+    let seconds = span.as_secs();
+    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    // Up to some days people count in hours.
+    let parts = match seconds < 4 * 86_400 {
+        true => [(0, "d"), (seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")],
+        false => parts,
+    };
+    let used = parts.into_iter().skip_while(|(count, _)| *count == 0).take(2).filter(|(count, _)| *count > 0);
+    used.map(|(count, unit)| format!("{count}{unit}")).collect()
+}

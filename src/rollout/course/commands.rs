@@ -1,0 +1,233 @@
+//! What a person may ask of a rollout's course, and when it is denied.
+
+use super::{Course, Ground, Progress, Turn, Verdict, act};
+use crate::rollout::bucket::Weight;
+use crate::rollout::report::{Kind, State};
+use crate::rollout::stages::{Action, Stages};
+use std::sync::Arc;
+
+/// What a person asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The stage's clock stands still; traffic stays as it is.
+    Pause,
+    /// It goes on, or begins.
+    Resume,
+    /// The next stage, if the gates pass; `force` asks no gate, `full` means the last stage.
+    Promote {
+        /// Whether gates, `after` and approval are passed over.
+        force: bool,
+        /// Whether it goes to the last stage at once.
+        full: bool,
+    },
+    /// Towards stable.
+    Rollback(Back),
+    /// The stage may end once its gates pass.
+    Approve,
+    /// The weight within the stage, or that of a rollout without stages; `force` may exceed the stage's.
+    Weight {
+        /// Share of units on the canary.
+        weight: Weight,
+        /// Whether it may exceed the stage's.
+        force: bool,
+    },
+    /// A rolled-back rollout begins the stage it left anew.
+    Revive,
+}
+
+/// How far back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Back {
+    /// Everything to stable.
+    #[default]
+    Stable,
+    /// To the stage before.
+    Previous,
+    /// Half the weight, and a pause.
+    Half,
+}
+
+/// Why a person's wish is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied(pub String);
+
+impl Course {
+    /// What a command brings; none if it changes nothing. `reason` is the person's own word.
+    ///
+    /// # Errors
+    /// If the rollout's state does not allow it, with the gate that does not pass where one does not.
+    pub fn command(&self, command: &Command, ground: &Ground<'_>, reason: &str) -> Result<Option<Turn>, Denied> {
+        let why = reason.to_owned();
+        let progress = ground.progress;
+        let turn = match command {
+            Command::Pause => match progress.state {
+                State::Paused => None,
+                State::Running | State::WaitingApproval => Some(ground.paused(why)),
+                state => return Err(not_while(state, "nothing can be paused")),
+            },
+            Command::Resume => self.resume(ground, why)?,
+            Command::Promote { force, full } => Some(self.promote(ground, *force, *full, why)?),
+            Command::Rollback(back) => Some(rollback(*back, ground, why)?),
+            Command::Approve => approve(ground, why)?,
+            Command::Weight { weight, force } => set_weight(*weight, *force, ground, why)?,
+            Command::Revive => match (progress.state, ground.stage()) {
+                (State::RolledBack, Some((index, _))) => {
+                    Some(kind(Kind::Revive, ground.turn(Kind::Stage, ground.at_start_of(index, State::Running), why)))
+                }
+                (State::RolledBack, None) => Some(ground.turn(Kind::Revive, Progress::default(), why)),
+                _ => return Err(Denied("the rollout is not rolled back: nothing to revive".into())),
+            },
+        };
+        Ok(turn.filter(|turn| turn.changes(progress)))
+    }
+
+    fn resume(&self, ground: &Ground<'_>, why: String) -> Result<Option<Turn>, Denied> {
+        match ground.progress.state {
+            State::Running | State::WaitingApproval => Ok(None),
+            State::Paused => {
+                let progress = Progress { state: State::Running, reason: None, ..ground.progress.clone() };
+                Ok(Some(kind(Kind::Resume, ground.turn(Kind::Stage, progress, why))))
+            }
+            State::Pending if !ground.stages.list.is_empty() => self.start(ground, false, why).map(Some),
+            state => Err(not_while(state, "nothing can be resumed")),
+        }
+    }
+
+    fn start(&self, ground: &Ground<'_>, force: bool, why: String) -> Result<Turn, Denied> {
+        if !ground.enabled {
+            return Err(Denied("the rollout is off in the config (enabled = false)".into()));
+        }
+        if !force {
+            may_enter(0, ground)?;
+        }
+        Ok(ground.entering(0, why))
+    }
+
+    fn promote(&self, ground: &Ground<'_>, force: bool, full: bool, why: String) -> Result<Turn, Denied> {
+        if ground.stages.list.is_empty() {
+            return Err(Denied("the rollout has no stages: set its weight".into()));
+        }
+        let last = ground.stages.list.len() - 1;
+        match ground.progress.state {
+            State::Pending if full => {
+                return self.start(ground, force, String::new()).map(|_| ground.entering(last, why));
+            }
+            State::Pending => return self.start(ground, force, why),
+            State::Running | State::Paused | State::WaitingApproval => {}
+            state => return Err(not_while(state, "nothing can be promoted")),
+        }
+        let Some((index, stage)) = ground.stage() else { return Err(Denied("the rollout is in no stage".into())) };
+        if !force {
+            if ground.frozen {
+                return Err(Denied("the rollout is killed or its breaker is open: gates wait".into()));
+            }
+            if let Some(gate) = self.closed_gate(ground.progress.visit, stage)? {
+                let verdict = Verdict::of(gate).word();
+                return Err(Denied(format!(
+                    "a gate of stage `{}` does not pass ({verdict}): {}",
+                    stage.name, gate.reason
+                )));
+            }
+        }
+        let to = if full { last } else { index + 1 };
+        if !force {
+            may_enter(to, ground)?;
+        }
+        let mut turn = ground.onwards(index, why);
+        if full && index < last {
+            let finished = std::mem::take(&mut turn.progress.finished);
+            turn.progress = Progress { finished, ..ground.at_start_of(last, State::Running) };
+        }
+        Ok(turn)
+    }
+}
+
+impl Stages {
+    /// What becomes of a rollout's progress when this plan takes the place of the one it followed.
+    ///
+    /// # Errors
+    /// If the rollout is under way in a stage that this plan does not have.
+    pub fn adopt(&self, progress: &Progress) -> Result<Progress, Denied> {
+        let known = progress.stage.as_deref().is_none_or(|stage| self.find(stage).is_some());
+        let mut adopted = progress.clone();
+        adopted.finished.retain(|stage| self.find(stage).is_some());
+        match progress.state {
+            _ if known => {}
+            State::Running | State::Paused | State::WaitingApproval => {
+                let stage = progress.stage.as_deref().unwrap_or_default();
+                return Err(Denied(format!("the rollout is in stage `{stage}`, which the new plan does not have")));
+            }
+            State::Completed => adopted.stage = self.list.last().map(|stage| Arc::clone(&stage.name)),
+            State::Pending | State::RolledBack => adopted.stage = None,
+        }
+        if self.list.is_empty() && matches!(progress.state, State::Completed | State::Pending) {
+            return Ok(Progress { visit: progress.visit, ..Progress::default() });
+        }
+        Ok(adopted)
+    }
+}
+
+fn rollback(back: Back, ground: &Ground<'_>, why: String) -> Result<Turn, Denied> {
+    if !ground.serves() {
+        return Err(not_while(ground.progress.state, "there is nothing to take back"));
+    }
+    let action = match back {
+        Back::Stable => Action::Rollback,
+        Back::Previous if ground.stages.list.is_empty() => {
+            return Err(Denied("the rollout has no stages: there is no previous one".into()));
+        }
+        Back::Previous => Action::Previous,
+        Back::Half => Action::Half,
+    };
+    Ok(act(action, why, ground))
+}
+
+fn approve(ground: &Ground<'_>, why: String) -> Result<Option<Turn>, Denied> {
+    let Some((_, stage)) = ground.stage().filter(|_| ground.serves()) else {
+        return Err(not_while(ground.progress.state, "nothing waits for approval"));
+    };
+    if !stage.approval || ground.progress.state == State::Completed {
+        return Err(Denied(format!("stage `{}` asks for no approval", stage.name)));
+    }
+    if ground.progress.approved {
+        return Ok(None);
+    }
+    let state = match ground.progress.state {
+        State::WaitingApproval => State::Running,
+        state => state,
+    };
+    let progress = Progress { state, approved: true, ..ground.progress.clone() };
+    Ok(Some(kind(Kind::Approve, ground.turn(Kind::Stage, progress, why))))
+}
+
+fn set_weight(weight: Weight, force: bool, ground: &Ground<'_>, why: String) -> Result<Option<Turn>, Denied> {
+    if !ground.serves() {
+        return Err(not_while(ground.progress.state, "its weight stays 0"));
+    }
+    if let (Some((_, stage)), false) = (ground.stage(), force)
+        && weight > stage.weight.min(ground.ceiling)
+    {
+        let most = stage.weight.min(ground.ceiling);
+        return Err(Denied(format!("stage `{}` allows at most {most}; `force` sets more", stage.name)));
+    }
+    let progress = Progress { share: Some(weight), ..ground.progress.clone() };
+    Ok(Some(kind(Kind::Weight, ground.turn(Kind::Alert, progress, why))))
+}
+
+/// The same turn, told as something else.
+fn kind(kind: Kind, turn: Turn) -> Turn {
+    Turn { kind, ..turn }
+}
+
+fn may_enter(index: usize, ground: &Ground<'_>) -> Result<(), Denied> {
+    match ground.stages.list.get(index).and_then(|stage| stage.after.as_ref()) {
+        Some(after) if !(ground.has_finished)(after) => {
+            Err(Denied(format!("it waits for stage `{}` of rollout `{}` to end", after.stage, after.rollout)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_while(state: State, what: &str) -> Denied {
+    Denied(format!("the rollout is {}: {what}", state.word().replace('_', " ")))
+}
