@@ -13,6 +13,7 @@ pub mod flags;
 pub mod force;
 pub mod hash;
 pub mod histogram;
+pub mod history;
 pub mod outcome;
 pub mod plan;
 pub mod report;

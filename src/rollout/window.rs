@@ -75,7 +75,8 @@ impl Counts {
         }
     }
 
-    fn shrink(&mut self) {
+    /// Gives memory back that is not needed as long as nothing is added.
+    pub fn shrink(&mut self) {
         self.first_byte.shrink();
         self.total.shrink();
     }
@@ -107,10 +108,15 @@ impl Window {
     /// Counts what ended since the last push, as having ended `now`. A moment before that of the last push counts as the
     /// last push's. Slices that are too old are dropped, also by a push of nothing.
     pub fn push(&mut self, now: Time, counts: &Counts) {
+        self.push_and_pass_on(now, counts, |_, _| {});
+    }
+
+    /// `push` that hands over what would be dropped, each with the second it happened in, the oldest first.
+    pub fn push_and_pass_on(&mut self, now: Time, counts: &Counts, mut pass_on: impl FnMut(u64, Box<Counts>)) {
         let second = now.as_secs();
         let oldest = second.saturating_sub(SLICES_KEPT);
-        while self.slices.front().is_some_and(|slice| slice.second < oldest) {
-            self.slices.pop_front();
+        while let Some(slice) = self.slices.pop_front_if(|slice| slice.second < oldest) {
+            pass_on(slice.second, slice.counts);
         }
         if counts.is_empty() {
             return;

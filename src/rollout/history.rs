@@ -1,0 +1,204 @@
+//! What happened to one series since its counting began, the finer the younger: seconds for 15 minutes, minutes for
+//! 72 hours, hours beyond, and exactly what happened since a stage began.
+//!
+//! Every tier is sparse: a time in which nothing happened takes no memory. Fed and read by the control plane.
+
+use super::window::{Counts, SLICE, SLICES_KEPT, Window};
+use crate::clock::Time;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Seconds of a slice of the middle tier, and how many are kept: 72 hours.
+const MINUTES: (u64, u64) = (60, 72 * 60);
+/// Seconds of a slice of the coarsest tier, and how many are kept: 400 days.
+const HOURS: (u64, u64) = (3600, 400 * 24);
+
+/// What happened to one series.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    began: Time,
+    recent: Window,
+    minutes: Tier,
+    hours: Tier,
+    /// When the present stage began, and what happened since.
+    marked: Time,
+    since_mark: Counts,
+}
+
+/// Slices of one length, the oldest first.
+#[derive(Clone, Debug, Default)]
+struct Tier {
+    slices: VecDeque<(u64, Box<Counts>)>,
+}
+
+impl History {
+    /// An empty history that counts from `now`.
+    pub fn new(now: Time) -> Self {
+        History { began: now, recent: Window::new(now), marked: now, ..History::default() }
+    }
+
+    /// Counts what ended since the last push, as having ended `now`.
+    pub fn push(&mut self, now: Time, counts: &Counts) {
+        let History { recent, minutes, hours, .. } = self;
+        recent.push_and_pass_on(now, counts, |second, counts| minutes.take(second / MINUTES.0, counts));
+        let second = now.as_secs();
+        while let Some((minute, counts)) = minutes.expired(second, MINUTES) {
+            hours.take(minute * MINUTES.0 / HOURS.0, counts);
+        }
+        while hours.expired(second, HOURS).is_some() {}
+        if !counts.is_empty() {
+            self.since_mark.add(counts);
+        }
+    }
+
+    /// A stage begins: `since_mark` counts from here.
+    pub fn mark(&mut self, now: Time) {
+        self.marked = now;
+        self.since_mark = Counts::default();
+    }
+
+    /// Everything since the last mark.
+    pub fn since_mark(&self) -> &Counts {
+        &self.since_mark
+    }
+
+    /// The time that `since_mark` covers; at least a second.
+    pub fn marked_for(&self, now: Time) -> Duration {
+        now.since(self.marked.max(self.began)).max(SLICE)
+    }
+
+    /// Everything in the last `span`. Whole slices are counted, so it reaches up to one slice further back than the span:
+    /// a second within 15 minutes, a minute within 72 hours, an hour beyond.
+    pub fn over(&self, now: Time, span: Duration) -> Counts {
+        let mut sum = self.recent.over(now, span);
+        if span.as_secs() >= SLICES_KEPT {
+            let first = (now - span).as_secs();
+            self.minutes.add_from(first / MINUTES.0, &mut sum);
+            self.hours.add_from(first / HOURS.0, &mut sum);
+        }
+        sum
+    }
+
+    /// The time that `over` of the same arguments covers: what a rate per second divides by. It begins when counting began
+    /// if that was later, and is at least a second.
+    pub fn covered(&self, now: Time, span: Duration) -> Duration {
+        if span.as_secs() < SLICES_KEPT {
+            return self.recent.covered(now, span);
+        }
+        now.since((now - span).max(self.began)).max(SLICE)
+    }
+}
+
+impl Tier {
+    /// Takes what happened in that slice, which is no older than the last one taken.
+    fn take(&mut self, slice: u64, counts: Box<Counts>) {
+        match self.slices.back_mut() {
+            Some((last, sum)) if *last >= slice => sum.add(&counts),
+            last => {
+                if let Some((_, filled)) = last {
+                    filled.shrink();
+                }
+                self.slices.push_back((slice, counts));
+            }
+        }
+    }
+
+    /// Takes the oldest slice out if it lies wholly before what is kept.
+    fn expired(&mut self, second: u64, (seconds, kept): (u64, u64)) -> Option<(u64, Box<Counts>)> {
+        let oldest = (second / seconds).saturating_sub(kept);
+        self.slices.pop_front_if(|(slice, _)| *slice < oldest)
+    }
+
+    fn add_from(&self, first: u64, sum: &mut Counts) {
+        self.slices.iter().rev().take_while(|(slice, _)| *slice >= first).for_each(|(_, counts)| sum.add(counts));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DAY: u64 = 86_400;
+
+    fn at(second: u64) -> Time {
+        Time::from_micros(second * 1_000_000)
+    }
+
+    fn requests(count: u64) -> Counts {
+        Counts { ended: count, ..Counts::default() }
+    }
+
+    fn over(history: &History, now: u64, span: u64) -> u64 {
+        history.over(at(now), Duration::from_secs(span)).ended
+    }
+
+    #[test]
+    fn nothing_is_lost_while_it_ages_through_the_tiers() {
+        let mut history = History::new(at(0));
+        let mut pushed = 0;
+        for step in 0..20_000 {
+            history.push(at(step * 97), &requests(step % 7 + 1));
+            pushed += step % 7 + 1;
+        }
+        let now = 19_999 * 97;
+        assert_eq!(over(&history, now, 400 * DAY), pushed);
+        assert!(history.recent.over(at(now), Duration::MAX).ended < 50);
+        assert!(history.minutes.slices.len() as u64 <= MINUTES.1 + 1);
+        assert!(history.hours.slices.len() <= 600, "{}", history.hours.slices.len());
+    }
+
+    #[test]
+    fn long_spans_reach_back_to_the_minute_and_then_to_the_hour() {
+        let mut history = History::new(at(0));
+        (0..200 * 60).for_each(|minute| history.push(at(minute * 60 + 30), &requests(1)));
+        let now = 200 * 3600;
+        history.push(at(now), &Counts::default());
+        assert_eq!(over(&history, now, 3600), 60);
+        assert_eq!(over(&history, now, 48 * 3600), 48 * 60);
+        assert_eq!(over(&history, now, 100 * 3600), 100 * 60);
+        assert_eq!(history.covered(at(now), Duration::from_secs(400 * DAY)), Duration::from_secs(now));
+    }
+
+    #[test]
+    fn a_mark_counts_exactly_from_its_moment() {
+        let mut history = History::new(at(0));
+        history.push(at(1), &requests(5));
+        history.mark(at(1));
+        assert_eq!(history.since_mark().ended, 0);
+        history.push(at(1), &requests(2));
+        history.push(at(90 * DAY), &requests(3));
+        assert_eq!(history.since_mark().ended, 5);
+        assert_eq!(history.marked_for(at(61)), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_is_older_than_all_tiers_is_forgotten() {
+        let mut history = History::new(at(0));
+        history.push(at(1), &requests(5));
+        history.push(at(401 * DAY), &Counts::default());
+        history.push(at(802 * DAY), &Counts::default());
+        assert_eq!(over(&history, 802 * DAY, 900 * DAY), 0);
+        assert!(history.minutes.slices.is_empty() && history.hours.slices.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn a_span_counts_all_of_itself_and_at_most_one_slice_more(
+            gaps in prop::collection::vec(0_u64..20_000, 1..200),
+            span in 0_u64..600_000,
+        ) {
+            let mut history = History::new(at(0));
+            let (mut second, mut log) = (0, Vec::new());
+            for gap in gaps {
+                second += gap;
+                history.push(at(second), &requests(1));
+                log.push(second);
+            }
+            let since = |reach: u64| log.iter().filter(|&&at| at >= second.saturating_sub(reach)).count() as u64;
+            let counted = over(&history, second, span);
+            let slice = if span < 900 { 1 } else if span <= 72 * 3600 - 60 { 60 } else { 3600 };
+            prop_assert!(counted >= since(span) && counted <= since(span + slice), "{counted} of {}", since(span));
+        }
+    }
+}
