@@ -13,7 +13,8 @@ use crate::rollout::assign::{Phase, Split};
 use crate::rollout::bucket::Weight;
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Fallback, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
+    ArmRoute, ArmTarget, Fallback, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot,
+    Upstream,
 };
 use crate::tally::{GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -48,10 +49,17 @@ pub fn splits(config: &Config, live: &Live) -> Vec<Split> {
             weight,
             cohorts: rollout.cohorts.iter().map(|it| cohort(it, word)).collect(),
             requires: rollout.requires,
+            probe: Some((rollout.bucketer.probe_share(), PROBE)),
         }
     };
     config.rollouts.iter().map(split).collect()
 }
+
+/// The trickle of a breaker that says nothing of its own.
+const PROBE: Weight = match Weight::from_percent(1) {
+    Some(share) => share,
+    None => Weight::ZERO,
+};
 
 /// Phase and weight of a rollout. One with stages, or switched off by the config, is pending whatever anyone says: this
 /// version cannot carry a plan out, and stable is the safe side.
