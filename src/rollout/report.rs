@@ -1,6 +1,7 @@
 //! What happened and how things stand, as plain data: the engine and the control plane fill it in, the store keeps it,
 //! admin and command line print it. Nothing here decides anything.
 
+use super::breaker;
 use super::bucket::Weight;
 use crate::clock::Wall;
 use std::sync::Arc;
@@ -61,12 +62,33 @@ pub struct RolloutReport {
     pub killed: bool,
     /// Whether that kill comes from file or environment (then `revive` is refused).
     pub killed_by_config: bool,
-    /// Both arms over the window asked for, by arm index; forced requests are not among them.
+    /// Its breaker; none if it is switched off.
+    pub breaker: Option<BreakerReport>,
+    /// Both arms over the window asked for, by arm index; forced and probe requests are not among them.
     pub arms: [ArmReport; 2],
     /// Its cohorts.
     pub cohorts: Vec<CohortReport>,
     /// The generation of the snapshot that carries this state.
     pub generation: u64,
+}
+
+/// How a breaker stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BreakerReport {
+    /// Where it stands.
+    pub state: breaker::State,
+    /// Trips that count towards `max_trips`.
+    pub trips: u32,
+    /// Trips after which the rollout is rolled back; 0 is never.
+    pub max_trips: u32,
+    /// Why it tripped last, with numbers.
+    pub last_reason: Option<String>,
+    /// While it is open: the time until some units probe.
+    pub cooldown_left: Option<Duration>,
+    /// While it is half-open: the share of canary units that probe.
+    pub probe: Option<Weight>,
+    /// What an operator should know besides.
+    pub note: Option<String>,
 }
 
 /// One arm over a window.
@@ -132,7 +154,7 @@ pub enum Kind {
     Weight,
     /// Everything goes to stable by a kill.
     Kill,
-    /// A kill or a hold was undone.
+    /// A kill, an open breaker, a rollback or a hold was undone.
     Revive,
     /// A cohort was switched, or its members changed.
     Cohort,
@@ -140,6 +162,10 @@ pub enum Kind {
     Pause,
     /// It serves again.
     Resume,
+    /// The breaker sent everything to stable.
+    Trip,
+    /// The breaker closed: the split flows again.
+    Recover,
     /// A stage began.
     Stage,
     /// A stage waits for approval.
@@ -164,13 +190,15 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Weight,
         Kind::Kill,
         Kind::Revive,
         Kind::Cohort,
         Kind::Pause,
         Kind::Resume,
+        Kind::Trip,
+        Kind::Recover,
         Kind::Stage,
         Kind::Approval,
         Kind::Approve,
@@ -192,6 +220,8 @@ impl Kind {
             Kind::Cohort => "cohort",
             Kind::Pause => "pause",
             Kind::Resume => "resume",
+            Kind::Trip => "trip",
+            Kind::Recover => "recover",
             Kind::Stage => "stage",
             Kind::Approval => "approval",
             Kind::Approve => "approve",
@@ -220,10 +250,12 @@ pub enum Facts {
     Standing {
         /// Where it is in its life.
         state: State,
-        /// The weight in force, kill aside.
+        /// The weight in force, kill and breaker aside.
         weight: Weight,
         /// Whether it is killed.
         killed: bool,
+        /// Where its breaker stands.
+        breaker: breaker::State,
     },
     /// How a cohort is switched.
     Cohort {

@@ -80,6 +80,7 @@ fn split(name: &str, weight: Weight) -> Split {
         weight,
         cohorts: Vec::new(),
         requires: None,
+        probe: None,
     }
 }
 
