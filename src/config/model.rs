@@ -182,8 +182,6 @@ pub struct RolloutConfig {
     pub assign_cookie: Option<Arc<str>>,
     /// Whether answers carry `x-weir-arm`.
     pub expose_arm: bool,
-    /// Whether a plan starts by itself.
-    pub autostart: bool,
     /// The arm's own bucketing.
     pub bucketer: Bucketer,
     /// The rollout whose canary a unit must be on; an index into `rollouts`, never in a circle.

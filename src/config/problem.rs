@@ -117,6 +117,30 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The place of byte `at` of a text value: exact where the value stands in the text as it is, else where it begins.
+    pub fn inside(&self, place: Place, value: &str, at: usize) -> Place {
+        let start = match place {
+            Place::Offset(offset) => offset as usize,
+            Place::Text { line, column } => {
+                let start = self.line_starts.get((line as usize).saturating_sub(1)).copied().unwrap_or(0);
+                let before =
+                    self.text.get(start..).unwrap_or_default().chars().take((column as usize).saturating_sub(1));
+                start + before.map(char::len_utf8).sum::<usize>()
+            }
+            Place::File | Place::Variable(_) => return place,
+        };
+        let rest = self.text.get(start..).unwrap_or_default();
+        // Behind one quote, or the three of a long text; written with escapes it does not stand there as it is.
+        let behind = [0, 1, 3].into_iter().find(|quotes| {
+            let (quote, text) = rest.split_at_checked(*quotes).unwrap_or_default();
+            quote.chars().all(|c| c == '"' || c == '\'') && text.starts_with(value)
+        });
+        match behind.and_then(|quotes| u32::try_from(start + quotes + at.min(value.len())).ok()) {
+            Some(offset) => Place::Offset(offset),
+            None => place,
+        }
+    }
+
     /// The place of an environment variable.
     pub fn place_of_variable(&mut self, name: &str) -> Place {
         let index = u32::try_from(self.variables.len()).unwrap_or(u32::MAX);

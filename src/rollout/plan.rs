@@ -4,10 +4,11 @@
 
 use super::breaker::Rules;
 use super::bucket::Weight;
+use super::stages::Stages;
 use std::sync::Arc;
 
 /// The part of a rollout's config that the engine works on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The rollout's name.
     pub name: Arc<str>,
@@ -19,6 +20,8 @@ pub struct Plan {
     pub enabled: bool,
     /// Whether it has stages. This version carries none out: such a rollout is `pending` at weight 0.
     pub staged: bool,
+    /// Its stages and triggers.
+    pub stages: Stages,
     /// Its cohorts by index: name and whether the file enables it.
     pub cohorts: Vec<CohortPlan>,
     /// What its breaker watches; none if it is switched off.

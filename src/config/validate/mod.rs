@@ -7,6 +7,7 @@ mod context;
 mod later;
 mod listeners;
 mod names;
+mod plan;
 mod rollouts;
 mod routes;
 mod upstreams;

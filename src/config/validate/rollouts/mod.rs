@@ -9,7 +9,7 @@ mod units;
 pub use breaker::timeouts;
 pub use hash::siphash_key;
 
-use super::{Context, names};
+use super::{Context, names, plan};
 use crate::config::decode::{Named, Spot};
 use crate::config::model::RolloutConfig;
 use crate::config::problem::nearest;
@@ -53,7 +53,8 @@ fn rollout(
     let arms = arms::arms(&key, entry, raw, root, context);
     let cohorts = cohorts::cohorts(&key, raw, &bucketer, context);
     let (breaker, fallback) = breaker::breaker(&key, raw, &arms, context);
-    let staged = raw.stages.as_ref().is_some_and(|stages| !stages.value.is_empty());
+    let stages = plan::stages(&key, &entry.name, raw, root, context);
+    let staged = !stages.list.is_empty();
     let usual = if staged { Weight::FULL } else { Weight::ZERO };
     let weight = raw.weight.as_ref().map_or(usual, |weight| weight.value);
     if let Some(spot) = &raw.weight {
@@ -76,11 +77,11 @@ fn rollout(
             enabled: is(&raw.enabled, true),
             staged,
             cohorts: cohorts.iter().map(cohort_plan).collect(),
+            stages,
             breaker,
         },
         assign_cookie: raw.assign_cookie.as_ref().map(|cookie| Arc::from(cookie.value.as_str())),
         expose_arm: is(&raw.expose_arm, false),
-        autostart: is(&raw.autostart, true),
         unit_texts: raw.unit.iter().flat_map(|list| &list.value).map(|unit| unit.value.clone()).collect(),
         units,
         bucketer,
