@@ -344,13 +344,16 @@ partners  killed  stable              -
 
     #[test]
     fn a_half_open_breaker_says_how_many_probe_and_a_closed_one_what_was() {
-        let half = tripped("half_open", json!({ "probe_ppm": 20_000, "note": "too few units: the trickle was doubled" }));
+        let half =
+            tripped("half_open", json!({ "probe_ppm": 20_000, "note": "too few units: the trickle was doubled" }));
         let shown = detail(&half, Paint::default());
         assert!(shown.starts_with("chat  breaker half-open  weight"), "{shown}");
         assert!(shown.contains("breaker half-open, 2% of canary units probe, trip 2 of 3\n"), "{shown}");
         assert!(shown.contains("\n  too few units: the trickle was doubled\n"), "{shown}");
         let closed = tripped("closed", json!({}));
-        assert!(detail(&closed, Paint::default()).contains("breaker closed, trip 2 of 3\n  tripped last by error_rate"));
+        assert!(
+            detail(&closed, Paint::default()).contains("breaker closed, trip 2 of 3\n  tripped last by error_rate")
+        );
         assert!(!overview(&[closed], Paint::default()).contains("error_rate"), "it is over");
     }
 
