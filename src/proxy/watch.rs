@@ -82,12 +82,13 @@ impl Watches {
         }
     }
 
-    /// The request has ended.
+    /// The request has ended; nobody watches any more.
     pub fn ended(&mut self, snapshot: &Snapshot, worker: usize, ended: &Ended<'_>) {
         for (watch, rollout) in self.each(snapshot) {
             watch.stop_waiting(rollout, worker);
             watch.end(rollout, worker, ended);
         }
+        self.0.clear();
     }
 
     fn each<'a>(&'a mut self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a mut Watch, &'a Rollout)> {
