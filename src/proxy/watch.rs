@@ -182,3 +182,194 @@ impl Watch {
 fn units(rollout: &Rollout, worker: usize) -> Option<&Units> {
     rollout.canary_units.of(worker)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Format, Live, UserFiles, compile, load_text};
+    use crate::latch::{Guard, Latch, Latches, Run};
+    use crate::rollout::assign::Switches;
+    use crate::rollout::outcome::ErrorKind;
+    use crate::tally::{Registry, UnitCells};
+    use std::path::Path;
+
+    const GUARD: Guard =
+        Guard { consecutive_errors: 2, min_units: 1, slow_us: Some(1_000), counts_waiting: true, spares_both: true };
+    const CANARY: Decision = Decision { arm: Arm::Canary, reason: Reason::Bucket };
+    const STABLE: Decision = Decision { arm: Arm::Stable, reason: Reason::Bucket };
+    const PROBE: Decision = Decision { arm: Arm::Canary, reason: Reason::Probe };
+    const ANN: UnitMark = UnitMark(7);
+
+    fn snapshot(guard: Option<Guard>) -> Snapshot {
+        let text = "[[listeners]]\naddress = \"127.0.0.1:18080\"\n[upstreams.u]\nendpoints = [\"127.0.0.1:9001\"]\n\
+                    [rollouts.chat]\nunit = [\"client-ip\"]\nstable = { upstream = \"u\" }\ncanary = { upstream = \"u\" }\n";
+        let loaded = load_text("weir.toml", text, Format::Toml, Path::new("/"), &[], &mut UserFiles::default());
+        let config = loaded.expect("a config").config;
+        let mut snapshot = compile(&config, &Live::default(), &mut Registry::new(1), &Latches::default(), 1);
+        snapshot.rollouts[0].guard = guard;
+        snapshot
+    }
+
+    /// One request under way.
+    struct Request<'a>(&'a Snapshot, Watches);
+
+    impl<'a> Request<'a> {
+        fn start(snapshot: &'a Snapshot, decision: Decision) -> Self {
+            Request(snapshot, Watches::start(snapshot, 0, &snapshot.routes[0], &[decision], |_| ANN))
+        }
+
+        fn answered(mut self, status: u16) -> Self {
+            self.1.answered(self.0, 0, &outcome(Some(status), None, End::Complete));
+            self
+        }
+
+        fn ended(mut self, status: Option<u16>, end: End) {
+            let first_us = status.map(|_| 1_000);
+            self.1.ended(self.0, 0, &Ended { outcome: &outcome(status, None, end), first_us });
+        }
+    }
+
+    fn outcome(status: Option<u16>, grpc_status: Option<u8>, end: End) -> Outcome {
+        Outcome { status, grpc_status, end }
+    }
+
+    fn latch(snapshot: &Snapshot) -> &Latch {
+        &snapshot.rollouts[0].latch
+    }
+
+    fn failures(snapshot: &Snapshot) -> u32 {
+        latch(snapshot).run().failures
+    }
+
+    fn count(snapshot: &Snapshot, cells: impl Fn(&Units) -> &UnitCells) -> Vec<u64> {
+        cells(units(&snapshot.rollouts[0], 0).expect("a worker")).read().filter(|count| *count != 0).collect()
+    }
+
+    #[test]
+    fn a_failing_head_counts_when_it_arrives_and_only_once() {
+        let snapshot = snapshot(Some(GUARD));
+        let (first, second) = (Request::start(&snapshot, CANARY), Request::start(&snapshot, CANARY));
+        let first = first.answered(500);
+        assert_eq!(failures(&snapshot), 1);
+        first.ended(Some(500), End::Failed(ErrorKind::Truncated));
+        assert_eq!((failures(&snapshot), count(&snapshot, |units| &units.failures)), (1, vec![1, 1]));
+        let _under_way = second.answered(503);
+        assert_eq!(latch(&snapshot).read().kills(), Switches::NONE);
+        assert_eq!(latch(&snapshot).read(), Switches::NONE.moved_to(crate::rollout::breaker::State::Open));
+    }
+
+    #[test]
+    fn a_success_counts_when_the_whole_answer_went_out() {
+        let snapshot = snapshot(Some(GUARD));
+        Request::start(&snapshot, CANARY).answered(500).ended(Some(500), End::Complete);
+        let good = Request::start(&snapshot, CANARY).answered(200);
+        assert_eq!(failures(&snapshot), 1);
+        good.ended(Some(200), End::Complete);
+        assert_eq!(failures(&snapshot), 0);
+    }
+
+    #[test]
+    fn whatever_is_nobodys_doing_neither_lengthens_a_run_nor_ends_it() {
+        let snapshot = snapshot(Some(GUARD));
+        Request::start(&snapshot, CANARY).answered(500).ended(Some(500), End::Complete);
+        Request::start(&snapshot, CANARY).ended(None, End::ClientLeft);
+        Request::start(&snapshot, CANARY).answered(200).ended(Some(200), End::ClientLeft);
+        // A refusal by weir itself.
+        Request::start(&snapshot, CANARY).ended(None, End::Complete);
+        for arm in Arm::ALL {
+            Request::start(&snapshot, Decision { arm, reason: Reason::Forced }).answered(500);
+            Request::start(&snapshot, Decision { arm, reason: Reason::Forced }).ended(Some(200), End::Complete);
+        }
+        Request::start(&snapshot, STABLE).answered(200).ended(Some(200), End::Complete);
+        assert_eq!(latch(&snapshot).run(), Run { failures: 1, units: 1 });
+    }
+
+    #[test]
+    fn failures_without_a_status_count_at_the_end_and_grpc_trailers_when_they_arrive() {
+        let snapshot = snapshot(Some(Guard { consecutive_errors: 10, ..GUARD }));
+        Request::start(&snapshot, CANARY).ended(None, End::Failed(ErrorKind::Connect));
+        Request::start(&snapshot, CANARY).answered(200).ended(Some(200), End::Failed(ErrorKind::Truncated));
+        assert_eq!(failures(&snapshot), 2);
+        let mut grpc = Request::start(&snapshot, CANARY).answered(200);
+        grpc.1.learned(&snapshot, &outcome(Some(200), Some(14), End::Complete));
+        assert_eq!(failures(&snapshot), 3);
+        let grpc_ended = Ended { outcome: &outcome(Some(200), Some(14), End::Complete), first_us: None };
+        grpc.1.ended(&snapshot, 0, &grpc_ended);
+        assert_eq!((failures(&snapshot), count(&snapshot, |units| &units.failures)), (3, vec![3, 3]));
+    }
+
+    #[test]
+    fn a_probe_is_in_the_run_and_in_no_count_by_unit() {
+        let snapshot = snapshot(Some(GUARD));
+        latch(&snapshot).open();
+        latch(&snapshot).half_open(latch(&snapshot).read());
+        let probe = Request::start(&snapshot, PROBE);
+        assert_eq!(count(&snapshot, |units| &units.waiting), [0; 0]);
+        probe.answered(500).ended(Some(500), End::Complete);
+        assert_eq!((failures(&snapshot), latch(&snapshot).units_seen()), (1, 1));
+        Request::start(&snapshot, PROBE).answered(200).ended(Some(200), End::Complete);
+        assert_eq!(failures(&snapshot), 0);
+        assert_eq!(count(&snapshot, |units| &units.failures), [0; 0]);
+    }
+
+    #[test]
+    fn a_request_of_an_earlier_state_says_nothing_of_this_one() {
+        let snapshot = snapshot(Some(GUARD));
+        let (bad, good) = (Request::start(&snapshot, CANARY), Request::start(&snapshot, CANARY));
+        latch(&snapshot).open();
+        latch(&snapshot).close(latch(&snapshot).read());
+        bad.answered(500).ended(Some(500), End::Complete);
+        assert_eq!((failures(&snapshot), count(&snapshot, |units| &units.failures)), (0, vec![]));
+        Request::start(&snapshot, CANARY).answered(500).ended(Some(500), End::Complete);
+        good.ended(Some(200), End::Complete);
+        assert_eq!(failures(&snapshot), 1);
+    }
+
+    #[test]
+    fn a_unit_waits_until_the_first_byte_or_the_end() {
+        let snapshot = snapshot(Some(GUARD));
+        let waiting = || count(&snapshot, |units| &units.waiting);
+        let (answered, cut) = (Request::start(&snapshot, CANARY), Request::start(&snapshot, CANARY));
+        Request::start(&snapshot, STABLE);
+        assert_eq!(waiting(), [2, 2]);
+        let answered = answered.answered(200);
+        assert_eq!(waiting(), [1, 1]);
+        answered.ended(Some(200), End::Complete);
+        cut.ended(None, End::ClientLeft);
+        assert_eq!(waiting(), [0; 0]);
+        let without = self::snapshot(Some(Guard { counts_waiting: false, ..GUARD }));
+        let _request = Request::start(&without, CANARY);
+        assert_eq!(count(&without, |units| &units.waiting), [0; 0]);
+    }
+
+    #[test]
+    fn first_bytes_later_than_the_limit_are_counted_by_unit() {
+        let at_limit = snapshot(Some(GUARD));
+        Request::start(&at_limit, CANARY).answered(200).ended(Some(200), End::Complete);
+        assert_eq!(count(&at_limit, |units| &units.slow), [0; 0]);
+        let above = snapshot(Some(Guard { slow_us: Some(999), ..GUARD }));
+        Request::start(&above, CANARY).answered(200).ended(Some(200), End::Complete);
+        Request::start(&above, STABLE).answered(200).ended(Some(200), End::Complete);
+        assert_eq!(count(&above, |units| &units.slow), [1, 1]);
+    }
+
+    #[test]
+    fn a_stable_that_fails_too_leaves_the_run_to_the_breaker() {
+        let snapshot = snapshot(Some(GUARD));
+        Request::start(&snapshot, CANARY).answered(500).ended(Some(500), End::Complete);
+        let under_way = Request::start(&snapshot, STABLE).answered(500);
+        Request::start(&snapshot, CANARY).answered(500).ended(Some(500), End::Complete);
+        under_way.ended(Some(500), End::Complete);
+        assert_eq!(latch(&snapshot).read(), Switches::NONE);
+        assert_eq!(failures(&snapshot), 2);
+    }
+
+    #[test]
+    fn without_a_guard_nobody_watches() {
+        let snapshot = snapshot(None);
+        for decision in [CANARY, STABLE] {
+            Request::start(&snapshot, decision).answered(500).ended(Some(500), End::Complete);
+        }
+        assert_eq!((latch(&snapshot).run(), latch(&snapshot).units_seen()), (Run::default(), 0));
+    }
+}
