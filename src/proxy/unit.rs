@@ -264,6 +264,73 @@ fn jwt_claim(authorization: &str, claim: &str, secret: Option<&Secret>, now: imp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Format, Live, UserFiles, compile, load_text};
+    use crate::latch::Latches;
+    use crate::snapshot::Published;
+    use crate::tally::Registry;
+    use std::path::Path;
+
+    /// The mark of a request from that peer under `unit = [units]`, and the unit that decides.
+    fn asked(
+        latches: &Latches,
+        units: &str,
+        peer: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (UnitMark, Option<String>) {
+        let text = format!(
+            "trusted_proxies = [\"10.0.0.0/8\"]\n[[listeners]]\naddress = \"127.0.0.1:18080\"\n\
+             [upstreams.u]\nendpoints = [\"127.0.0.1:9001\"]\n[rollouts.chat]\nunit = [{units}]\n\
+             assign_cookie = \"id\"\nstable = {{ upstream = \"u\" }}\ncanary = {{ upstream = \"u\" }}\n"
+        );
+        let folder = Path::new("/");
+        let loaded = load_text("weir.toml", &text, Format::Toml, folder, &[], &mut UserFiles::default());
+        let config = loaded.expect("a config").config;
+        let snapshot = compile(&config, &Live::default(), &mut Registry::new(1), latches, 1);
+        let worker = Worker::new(0, Clock::system(), Arc::new(Published::new(1, snapshot)), None);
+        let address: IpAddr = peer.parse().expect("an address");
+        let (address_text, forwarded_for) = (peer.to_owned(), String::new());
+        let client = Client { address, address_text, forwarded_for, secure: false, listener: 0 };
+        let request =
+            headers.iter().fold(http::Request::builder(), |builder, (name, value)| builder.header(*name, *value));
+        let (parts, ()) = request.body(()).expect("a request").into_parts();
+        let adopted = worker.adopted();
+        let trusted = adopted.snapshot.trusts(address);
+        let asker = RequestAsker::new(&worker, &adopted.snapshot, &parts, &client, trusted);
+        let unit = asker.unit(0).map(Cow::into_owned);
+        (asker.mark(0), unit)
+    }
+
+    #[test]
+    fn units_are_told_apart_by_what_the_request_brings_and_else_by_address() {
+        let latches = Latches::default();
+        let mark = |units, peer, headers: &[(&'static str, &str)]| asked(&latches, units, peer, headers).0;
+        let by_header = |peer, unit| mark("\"header:x-user-id\"", peer, &[("x-user-id", unit)]);
+        assert_eq!(by_header("192.0.2.1", "ann"), by_header("192.0.2.2", "ann"));
+        assert_ne!(by_header("192.0.2.1", "ann"), by_header("192.0.2.1", "bob"));
+
+        // An id minted for this request is new each time; the address is not.
+        let (minted, again) = (
+            asked(&latches, "\"header:x-user-id\"", "192.0.2.1", &[]),
+            asked(&latches, "\"header:x-user-id\"", "192.0.2.1", &[]),
+        );
+        assert_ne!(minted.1, again.1);
+        assert_eq!(minted.0, again.0);
+        assert_eq!(minted.0, mark("\"client-ip\"", "192.0.2.1", &[]), "as where the address is the unit");
+        assert_ne!(minted.0, mark("\"header:x-user-id\"", "192.0.2.2", &[]));
+        assert_eq!(by_header("192.0.2.1", " "), minted.0, "an empty unit is none");
+        // The cookie that keeps a minted id is the client's own unit from then on.
+        assert_ne!(mark("\"header:x-user-id\"", "192.0.2.1", &[("cookie", "id=abc")]), minted.0);
+    }
+
+    #[test]
+    fn the_address_is_the_one_that_a_trusted_proxy_forwards_for_and_of_ipv6_the_network() {
+        let latches = Latches::default();
+        let mark = |peer, forwarded: &str| asked(&latches, "\"client-ip\"", peer, &[("x-forwarded-for", forwarded)]).0;
+        assert_eq!(mark("10.0.0.1", "192.0.2.9, 192.0.2.1, 10.0.0.2"), mark("192.0.2.1", "192.0.2.9"));
+        assert_eq!(mark("2001:db8::1", ""), mark("2001:db8::ffff:1", ""));
+        assert_ne!(mark("2001:db8::1", ""), mark("2001:db8:0:1::1", ""));
+    }
 
     fn cookies(values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (COOKIE, HeaderValue::from_static(value))).collect()
