@@ -7,14 +7,14 @@ use super::model::{
     ArmConfig, ArmTo, CohortConfig, Config, ListenerConfig, RolloutConfig, RouteConfig, UpstreamConfig,
 };
 use super::{Live, LiveRollout};
-use crate::latch::Latches;
+use crate::latch::{Guard, Latches};
 use crate::rollout::Arm;
 use crate::rollout::assign::{Phase, Split};
+use crate::rollout::breaker::{LatencyRule, Rules};
 use crate::rollout::bucket::Weight;
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Fallback, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot,
-    Upstream,
+    ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
 };
 use crate::tally::{GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -164,8 +164,19 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         forced_series: both(|arm| registry.series(SeriesKey::Forced { rollout: Arc::clone(name), arm })),
         probe_series: registry.series(SeriesKey::Probe { rollout: Arc::clone(name) }),
         canary_units: registry.units(name),
-        guard: None,
-        fallback: Fallback::Off,
+        guard: config.plan.breaker.as_ref().map(guard),
+        fallback: config.fallback,
+    }
+}
+
+fn guard(rules: &Rules) -> Guard {
+    let slow_us = |rule: &LatencyRule| u64::try_from(rule.above.as_micros()).unwrap_or(u64::MAX);
+    Guard {
+        consecutive_errors: rules.consecutive_errors,
+        min_units: rules.min_units,
+        slow_us: rules.latency.as_ref().map(slow_us),
+        counts_waiting: rules.no_answer.is_some(),
+        spares_both: rules.spares_both,
     }
 }
 
