@@ -4,9 +4,19 @@
 //! on the request path (`latch`), which opens the circuit by itself; the breaker learns of it afterwards and gives it its
 //! place in the record.
 
+mod judge;
 mod machine;
+mod ring;
+#[cfg(test)]
+mod state_tests;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod waiting;
+mod words;
 
-pub use machine::{Breaker, Saved, Trip, Turn};
+pub use machine::{Breaker, STEADY_COOLDOWNS};
+pub use turn::{Saved, Trip, Turn};
 
 use super::bucket::Weight;
 use super::window::Counts;
