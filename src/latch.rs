@@ -5,6 +5,8 @@
 //! reasons are kept by the engine.
 
 mod circuit;
+#[cfg(test)]
+mod tests;
 
 pub use circuit::{Run, UnitMark};
 
@@ -154,45 +156,5 @@ impl Latches {
         let latch = Arc::new(renewed);
         latches.insert(Arc::from(rollout), Arc::clone(&latch));
         latch
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rollout::breaker::State;
-
-    #[test]
-    fn a_latch_outlives_the_snapshot_that_named_it() {
-        let latches = Latches::default();
-        latches.of("chat").set(Switches::KILLED);
-        assert!(latches.of("chat").read().killed());
-        assert!(!latches.of("other").read().killed());
-        latches.of("chat").clear(Switches::KILLED);
-        assert_eq!(latches.of("chat").read(), Switches::NONE);
-    }
-
-    #[test]
-    fn kills_and_breaker_do_not_touch_each_other() {
-        let latch = Latch::default();
-        latch.set(Switches::KILLED.with(Switches::HALF_OPEN));
-        assert_eq!(latch.read(), Switches::KILLED, "the breaker moves by its own methods");
-        assert!(latch.open());
-        latch.clear(Switches::from_bits(u64::MAX));
-        assert_eq!((latch.read().state(), latch.read().kills()), (State::Open, Switches::NONE));
-    }
-
-    #[test]
-    fn a_renewed_latch_has_its_own_kills_and_the_same_circuit() {
-        let latches = Latches::default();
-        let old = latches.of("chat");
-        old.set(Switches::KILLED);
-        let new = latches.renew("chat", Switches::NONE);
-        assert!(!new.read().killed() && old.read().killed());
-        let guard =
-            Guard { consecutive_errors: 1, min_units: 1, slow_us: None, counts_waiting: false, spares_both: true };
-        assert!(old.failed(old.mark("ann"), old.read().era(), &guard));
-        assert_eq!(new.read().state(), State::Open);
-        assert_eq!((old.mark("ann"), old.run()), (new.mark("ann"), new.run()));
     }
 }

@@ -11,7 +11,7 @@ use crate::latch::{Guard, Latches};
 use crate::rollout::Arm;
 use crate::rollout::assign::{Phase, Split};
 use crate::rollout::breaker::{LatencyRule, Rules};
-use crate::rollout::bucket::Weight;
+use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
     ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
@@ -49,17 +49,18 @@ pub fn splits(config: &Config, live: &Live) -> Vec<Split> {
             weight,
             cohorts: rollout.cohorts.iter().map(|it| cohort(it, word)).collect(),
             requires: rollout.requires,
-            probe: Some((rollout.bucketer.probe_share(), PROBE)),
+            probe: probe(rollout, word),
         }
     };
     config.rollouts.iter().map(split).collect()
 }
 
-/// The trickle of a breaker that says nothing of its own.
-const PROBE: Weight = match Weight::from_percent(1) {
-    Some(share) => share,
-    None => Weight::ZERO,
-};
+/// The trickle of a half-open breaker: as configured, unless the engine had to widen it.
+fn probe(rollout: &RolloutConfig, word: Option<&LiveRollout>) -> Option<(Bucketer, Weight)> {
+    let rules = rollout.plan.breaker.as_ref()?;
+    let share = word.and_then(|word| word.probe).unwrap_or(rules.probe);
+    Some((rollout.bucketer.probe_share(), share))
+}
 
 /// Phase and weight of a rollout. One with stages, or switched off by the config, is pending whatever anyone says: this
 /// version cannot carry a plan out, and stable is the safe side.

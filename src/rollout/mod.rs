@@ -21,6 +21,7 @@ pub mod scheme;
 pub mod stages;
 pub mod standing;
 mod step;
+mod turn;
 pub mod users;
 pub mod window;
 
