@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod commands;
+mod readings;
 #[cfg(test)]
 mod tests;
 
 pub use commands::{Back, Command, Denied};
+pub use readings::{Asked, Captured, Captures, Known, Readings, asks, records};
 
 /// How far a rollout has got. Saved whole with every turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
