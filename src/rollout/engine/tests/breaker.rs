@@ -3,6 +3,7 @@
 use super::*;
 use crate::rollout::breaker::{Happened, Measured, Rules, State as Circuit};
 use crate::rollout::outcome::{CodeClass, ErrorKind};
+use crate::rollout::window::Counts;
 use std::time::Duration;
 
 const LOOK: Duration = Duration::from_millis(25);
@@ -37,6 +38,12 @@ fn good_probes(count: u64) -> Measured {
     probes.counts.ended = count;
     probes.counts.codes[CodeClass::Success as usize] = count;
     Measured { probes, probes_started: count, ..quiet() }
+}
+
+fn failing(count: u64) -> Counts {
+    let mut counts = Counts { ended: count, ..Counts::default() };
+    counts.errors[ErrorKind::Connect as usize] = count;
+    counts
 }
 
 /// Tripped, and the cooldown is over.
@@ -278,13 +285,8 @@ fn both_arms_alike_are_told_and_nothing_moves() {
     let mut rules = watched();
     rules.breaker.as_mut().unwrap().consecutive_errors = 2;
     let mut world = World::of([rules]);
-    let failing = || {
-        let mut arm = Happened::default();
-        arm.counts.ended = 10;
-        arm.counts.errors[ErrorKind::Connect as usize] = 10;
-        arm
-    };
-    let both = Measured { stable: failing(), canary: failing(), run: 10, run_units: 5, ..quiet() };
+    let arm = || Happened { counts: failing(10), ..Happened::default() };
+    let both = Measured { stable: arm(), canary: arm(), run: 10, run_units: 5, ..quiet() };
     let saves = world.disk.len();
     world.look(LOOK, both).unwrap();
     assert_eq!((kinds(&world), world.circuit("chat")), (vec![Kind::Alert], Circuit::Closed));
@@ -292,6 +294,19 @@ fn both_arms_alike_are_told_and_nothing_moves() {
     assert_eq!(world.disk.len(), saves, "nothing to be remembered");
     let note = world.engine.standing("chat").unwrap().breaker_report(world.now).unwrap().note.unwrap();
     assert!(note.starts_with("both arms: "), "{note}");
+}
+
+#[test]
+fn a_circuit_that_opened_while_stable_broke_as_well_is_handed_back_with_an_alert() {
+    let mut world = World::of([watched()]);
+    let stable = Happened { counts: failing(9), ..Happened::default() };
+    let canary = Happened { counts: failing(9), ..Happened::default() };
+    world.circuits.insert("chat".into(), Circuit::Open);
+    world.disk_full = true;
+    let both = Measured { stable, canary, latched: true, run: 5, run_units: 3, ..quiet() };
+    world.look(LOOK, both).unwrap();
+    assert_eq!(world.circuit("chat"), Circuit::Closed, "on the disk it has never been anything else");
+    assert_eq!(world.engine.standing("chat").unwrap().runtime.tripped, [0; 5]);
 }
 
 /// Random histories of failures, recoveries, operators, reloads, full disks and restarts. The world checks the order of
