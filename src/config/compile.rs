@@ -13,7 +13,7 @@ use crate::rollout::assign::{Phase, Split};
 use crate::rollout::bucket::Weight;
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Fallback, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
+    ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
 };
 use crate::tally::{GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -157,7 +157,9 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         probe_series: registry.series(SeriesKey::Probe { rollout: Arc::clone(name) }),
         canary_units: registry.units(name),
         guard: None,
-        fallback: Fallback::Off,
+        fallback: config.fallback,
+        fallback_by_key: config.fallback_by_key,
+        fallbacks: registry.fallbacks(name),
     }
 }
 

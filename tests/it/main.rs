@@ -12,6 +12,7 @@ mod harness;
 
 mod admin;
 mod counts;
+mod fallback;
 mod headers;
 mod lifecycle;
 mod process;

@@ -30,8 +30,10 @@ section! {
         probe: [optional] Weight = "1%",
         /// Trips after which the rollout is rolled back.
         max_trips: [optional] u32 = "3",
-        /// Whether stable answers a failed canary request.
+        /// Whether stable answers a failed canary request. With `enabled = false` only if it is set.
         fallback: [optional] Fallback = "safe",
+        /// Whether a request with an `Idempotency-Key` may be answered by stable although the canary may have acted on it.
+        idempotency_key: [optional] bool = "false",
         /// Whether the canary is spared when stable is as bad.
         both_arms: [optional] BothArms = "trip",
     }
@@ -94,9 +96,9 @@ words! {
 words! {
     /// Whether stable answers a failed canary request.
     Fallback {
-        /// Where that is provably safe.
+        /// Where nothing was sent to the canary, or the method is GET, HEAD or OPTIONS.
         Safe = "safe",
-        /// For idempotent requests as well.
+        /// For PUT and DELETE as well, which do the same if done twice.
         Idempotent = "idempotent",
         /// Never.
         Off = "off",

@@ -2,6 +2,7 @@
 
 mod arms;
 mod cohorts;
+mod fallback;
 mod hash;
 mod units;
 
@@ -83,6 +84,8 @@ fn rollout(
         arms,
         cohorts,
         errors: errors(&key, raw, context),
+        fallback: fallback::fallback(raw),
+        fallback_by_key: fallback::by_key(raw),
     }
 }
 
