@@ -76,7 +76,7 @@ impl Budget {
 }
 
 fn place(second: u64) -> usize {
-    (second % SLICES as u64) as usize
+    second.rem_euclid(SLICES as u64) as usize
 }
 
 /// Slices of a second each; together the ten seconds of the contract.

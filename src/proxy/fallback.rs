@@ -125,11 +125,12 @@ impl Standby {
 }
 
 impl Sequel {
-    /// What came of asking stable.
-    pub fn of(sent: &Sent) -> Sequel {
+    /// What came of asking stable; none if the client's side ended meanwhile.
+    pub fn of(sent: &Sent) -> Option<Sequel> {
         match sent {
-            Ok(answer) if !answer.status.is_server_error() => Sequel::Answered,
-            _ => Sequel::Failed,
+            Ok(answer) if !answer.status.is_server_error() => Some(Sequel::Answered),
+            Err(Miss { end: End::ClientLeft, .. }) => None,
+            _ => Some(Sequel::Failed),
         }
     }
 }

@@ -184,7 +184,9 @@ impl Exchange<'_> {
         );
         let rewrite = self.rewrite(routed, decisions, true);
         let answered = self.send(upstream, &rewrite, second(sent, again)).await;
-        standby.count(self.adopted, self.worker.index, Sequel::of(&answered));
+        if let Some(sequel) = Sequel::of(&answered) {
+            standby.count(self.adopted, self.worker.index, sequel);
+        }
         *decisions = stable;
         answered
     }
