@@ -13,6 +13,7 @@ mod harness;
 mod admin;
 mod counts;
 mod crossing;
+mod fallback;
 mod headers;
 mod lifecycle;
 mod process;
