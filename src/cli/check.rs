@@ -193,11 +193,12 @@ fn live(old: &Config, new: &Config, rollouts: &[view::Rollout]) -> (Live, Live) 
         // A kill at run time outlasts the reload, and for who moves it is the same as a rollback: everyone is on stable.
         let phase = match rollout.state.as_str() {
             _ if rollout.killed && !rollout.killed_by_config => Phase::RolledBack,
-            "running" => Phase::Serving,
+            "running" | "waiting_approval" | "completed" => Phase::Serving,
             "rolled_back" => Phase::RolledBack,
             _ => Phase::Pending,
         };
-        let stands = LiveRollout { phase, weight, probe: None, overlays: BTreeMap::new() };
+        let (probe, stage, admitted, overlays) = (None, None, None, BTreeMap::new());
+        let stands = LiveRollout { phase, weight, probe, stage, admitted, overlays };
         let weight_in = |config: &Config| Some(config.rollouts.get(config.rollout(&rollout.name)?)?.plan.weight);
         let next = weight_in(new).filter(|next| Some(*next) != weight_in(old)).unwrap_or(weight);
         after.rollouts.insert(rollout.name.as_str().into(), LiveRollout { weight: next, ..stands.clone() });

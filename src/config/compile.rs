@@ -27,7 +27,7 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         listeners: config.listeners.iter().map(|it| listener(it, registry)).collect(),
         routes: config.routes.iter().map(|it| route(it, config, registry)).collect(),
         splits: splits(config, live),
-        rollouts: config.rollouts.iter().map(|it| rollout(it, registry, latches)).collect(),
+        rollouts: config.rollouts.iter().map(|it| rollout(it, live, registry, latches)).collect(),
         upstreams: config.upstreams.iter().map(|it| upstream(it, live, registry)).collect(),
         trusted_proxies: config.trusted_proxies.clone(),
         force: Force { secret: config.force.secret.clone(), trusted: config.force.trusted.clone() },
@@ -62,20 +62,23 @@ fn probe(rollout: &RolloutConfig, word: Option<&LiveRollout>) -> Option<(Buckete
     Some((rollout.bucketer.probe_share(), share))
 }
 
-/// Phase and weight of a rollout. One with stages, or switched off by the config, is pending whatever anyone says: this
-/// version cannot carry a plan out, and stable is the safe side.
+/// Phase and weight of a rollout. One that is switched off by the config is pending whatever anyone says; one with stages
+/// is, until the engine says in which it is.
 fn standing(rollout: &RolloutConfig, word: Option<&LiveRollout>) -> (Phase, Weight) {
-    if rollout.plan.staged || !rollout.plan.enabled {
-        return (Phase::Pending, Weight::ZERO);
+    match word {
+        _ if !rollout.plan.enabled => (Phase::Pending, Weight::ZERO),
+        Some(word) => (word.phase, word.weight),
+        None if rollout.plan.is_staged() => (Phase::Pending, Weight::ZERO),
+        None => (Phase::Serving, rollout.plan.weight),
     }
-    word.map_or((Phase::Serving, rollout.plan.weight), |word| (word.phase, word.weight))
 }
 
 fn cohort(config: &CohortConfig, word: Option<&LiveRollout>) -> Cohort {
     let overlay = word.and_then(|word| word.overlays.get(&config.name)).cloned();
     Cohort {
         name: Arc::clone(&config.name),
-        enabled: config.enabled,
+        // An excluding cohort keeps its members off in every stage.
+        enabled: config.enabled && (config.exclude || admitted(config, word)),
         exclude: config.exclude,
         users: Arc::clone(&config.members.set),
         overlay: overlay.unwrap_or_else(|| Arc::new(Overlay::default())),
@@ -83,6 +86,10 @@ fn cohort(config: &CohortConfig, word: Option<&LiveRollout>) -> Cohort {
         cookie: config.cookie.clone(),
         share: config.share.clone(),
     }
+}
+
+fn admitted(config: &CohortConfig, word: Option<&LiveRollout>) -> bool {
+    word.and_then(|word| word.admitted.as_ref()).is_none_or(|admitted| admitted.contains(&config.name))
 }
 
 fn listener(config: &ListenerConfig, registry: &mut Registry) -> Listener {
@@ -144,7 +151,7 @@ fn host_pattern(host: &Arc<str>) -> HostPattern {
     }
 }
 
-fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -> Rollout {
+fn rollout(config: &RolloutConfig, live: &Live, registry: &mut Registry, latches: &Latches) -> Rollout {
     let name = &config.plan.name;
     let cohort_series = |cohort: &CohortConfig, registry: &mut Registry| {
         both(|arm| {
@@ -159,7 +166,7 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         arms: Arm::ALL.map(|arm| arm_route(config.arm(arm))),
         errors: config.errors.clone(),
         latch: latches.of(name),
-        stage: None,
+        stage: live.rollouts.get(name).and_then(|word| word.stage.clone()),
         decisions: registry.decisions(name),
         cohort_series: config.cohorts.iter().map(|cohort| cohort_series(cohort, registry)).collect(),
         forced_series: both(|arm| registry.series(SeriesKey::Forced { rollout: Arc::clone(name), arm })),

@@ -135,7 +135,7 @@ fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
     let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
     let plan = &rollout.plan;
     let weight = print_share(plan.weight);
-    row("weight", if plan.staged { format!("{weight} at most, by stages") } else { weight });
+    row("weight", if plan.is_staged() { format!("{weight} at most, by stages") } else { weight });
     let mut units = rollout.unit_texts.clone();
     if let Some(cookie) = &rollout.assign_cookie {
         units.push(format!("cookie:{cookie} (assigned)"));
@@ -164,7 +164,7 @@ fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
         row(if index == 0 { "breaker" } else { "" }, line);
     }
     row("fallback", fallback(rollout).to_owned());
-    match (plan.killed, plan.enabled, plan.staged) {
+    match (plan.killed, plan.enabled, plan.is_staged()) {
         (true, ..) => row("state", "killed: everything goes to stable".to_owned()),
         (_, false, _) => row("state", "disabled: everything goes to stable".to_owned()),
         (_, _, true) => {

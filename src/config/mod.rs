@@ -27,6 +27,7 @@ mod validate;
 pub use compile::{compile, splits};
 pub use describe::describe;
 pub use limits::table as limits_table;
+pub use crate::rollout::standing::LiveRollout;
 pub use model::*;
 pub use parse::{CONFIG_BYTES_MAX, Format};
 pub use problem::{Problem, Severity, hint};
@@ -34,9 +35,6 @@ pub use schema::schema;
 pub use users::UserFiles;
 pub use validate::siphash_key;
 
-use crate::rollout::assign::Phase;
-use crate::rollout::bucket::Weight;
-use crate::rollout::cohort::Overlay;
 use crate::snapshot::Endpoint;
 use decode::Decode;
 use problem::{Problems, Source};
@@ -51,19 +49,6 @@ pub struct Live {
     pub rollouts: BTreeMap<Arc<str>, LiveRollout>,
     /// Resolved endpoints by upstream name; an upstream that is missing has none yet.
     pub endpoints: BTreeMap<Arc<str>, Vec<Endpoint>>,
-}
-
-/// The engine's word on one rollout.
-#[derive(Clone, Debug)]
-pub struct LiveRollout {
-    /// Where it stands.
-    pub phase: Phase,
-    /// The weight in force.
-    pub weight: Weight,
-    /// Share of the canary's units that probe while the breaker is half-open; none is as configured.
-    pub probe: Option<Weight>,
-    /// Members added and removed at run time, by cohort name.
-    pub overlays: BTreeMap<Arc<str>, Arc<Overlay>>,
 }
 
 /// A config that can be used.

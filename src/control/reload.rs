@@ -7,7 +7,7 @@ use super::watch::Watch;
 use super::{Denied, Origin, Reloaded};
 use crate::clock::Clock;
 use crate::config::change::{self, Change};
-use crate::config::{self, Config, Live, LiveRollout, Loaded, UserFiles};
+use crate::config::{self, Config, Live, Loaded, UserFiles};
 use crate::rollout::engine::Outlook;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -175,8 +175,7 @@ impl Reloader {
 /// The run-time word on every rollout of a config, under its plans.
 pub fn live_under(outlook: &Outlook, config: &Config) -> Live {
     let of = |rollout: &config::RolloutConfig| {
-        let (phase, weight, overlays) = outlook.under(&rollout.plan);
-        (Arc::clone(&rollout.plan.name), LiveRollout { phase, weight, probe: None, overlays })
+        (Arc::clone(&rollout.plan.name), outlook.under(&rollout.plan))
     };
     Live { rollouts: config.rollouts.iter().map(of).collect(), ..Live::default() }
 }

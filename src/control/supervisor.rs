@@ -14,7 +14,7 @@ use super::store::{self, Numbers, OpenError, Store};
 use super::{Denied, Handle, Origin};
 use crate::clock::{Clock, Time};
 use crate::config::change::Change;
-use crate::config::{Config, Live, LiveRollout, Loaded, UserFiles};
+use crate::config::{Config, Live, Loaded, UserFiles};
 use crate::rollout::engine::{Effect, Engine, Input, Record, Refused, Saved};
 use crate::rollout::report::{Entry, Kind, REPORT_WINDOW};
 use crate::rollout::standing::Standing;
@@ -318,15 +318,7 @@ impl Supervisor {
     }
 
     fn live(&self) -> Live {
-        let of = |standing: Standing<'_>| {
-            let live = LiveRollout {
-                phase: standing.phase(),
-                weight: standing.weight(),
-                probe: standing.probe(),
-                overlays: standing.overlays(),
-            };
-            (Arc::clone(&standing.plan.name), live)
-        };
+        let of = |standing: Standing<'_>| (Arc::clone(&standing.plan.name), standing.live());
         Live { rollouts: self.engine.standings().map(of).collect(), ..Live::default() }
     }
 

@@ -415,6 +415,14 @@ impl Ground<'_> {
         self.progress.share.unwrap_or(planned).min(self.ceiling)
     }
 
+    /// The progress at the start of the stage that it is in.
+    pub fn restarted(&self) -> Progress {
+        match self.stage() {
+            Some((index, _)) => self.at_start_of(index, State::Running),
+            None => Progress { visit: self.progress.visit, ..Progress::default() },
+        }
+    }
+
     fn may_enter(&self, index: usize) -> bool {
         let after = self.stages.list.get(index).and_then(|stage| stage.after.as_ref());
         after.is_none_or(|after| (self.has_finished)(after))

@@ -4,16 +4,19 @@
 //! in that order, and answers a `Record` with `recorded`. The order is the fail-safe one: a step towards stable is
 //! published first and recorded next; a step towards the canary is recorded first, and if that fails it never happens.
 
-use super::assign::{Phase, Switches};
+use super::assign::Switches;
 use super::breaker::{self, Breaker, Measured, Turn};
 use super::bucket::Weight;
 use super::cohort::Overlay;
+use super::course::{Captured, Command, Known, Readings};
 use super::plan::Plan;
 use super::report::{Entry, Facts, Kind, Origin, State};
-use super::standing::{Runtime, Save, SavedRollout, Standing};
+use super::standing::{LiveRollout, Runtime, Save, SavedRollout, Standing};
+use super::stages::After;
 use super::step::{self, Step};
+use super::walk;
 use super::turn::turned;
-use crate::clock::Time;
+use crate::clock::{Time, Wall};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,10 +60,30 @@ pub enum Input {
         /// What happened.
         measured: Box<Measured>,
     },
-    /// Undoes a kill, or else closes the breaker and restarts what it rolled back, or else undoes a hold.
+    /// Undoes a kill, or else closes the breaker and restarts what it rolled back, or else undoes a hold or a rollback.
     Revive {
         /// The rollout.
         rollout: String,
+        /// Who asked.
+        origin: Origin,
+    },
+    /// A look at a rollout's plan, taken a few times a second.
+    Watched {
+        /// The rollout.
+        rollout: Arc<str>,
+        /// The calendar time.
+        wall: Wall,
+        /// What `course::asks` asked for.
+        readings: Readings,
+        /// What `course::records` asked for, over the stage so far.
+        record: Captured,
+    },
+    /// A person moves a rollout through its plan.
+    Command {
+        /// The rollout.
+        rollout: String,
+        /// What is asked.
+        command: Command,
         /// Who asked.
         origin: Origin,
     },
@@ -98,7 +121,7 @@ pub enum Input {
 }
 
 /// What the caller has to do, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Switch these on in the rollout's present latch.
     SetLatch {
@@ -137,7 +160,7 @@ pub enum Effect {
 }
 
 /// What is to be written down.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// Whether the step waits for it; if not it has happened already and must be written sooner or later.
     pub first: bool,
@@ -182,12 +205,11 @@ pub struct Outlook {
 }
 
 impl Outlook {
-    /// Phase, weight and changed members of a rollout under this plan.
-    pub fn under(&self, plan: &Plan) -> (Phase, Weight, Overlays) {
+    /// What requests would see of a rollout under this plan.
+    pub fn under(&self, plan: &Plan) -> LiveRollout {
         let (saved, overlays) = self.by_rollout.get(&plan.name).cloned().unwrap_or_default();
         let saved = step::saved_under(plan, saved);
-        let standing = Standing { saved: &saved, ..Standing::of(plan, None) };
-        (standing.phase(), standing.weight(), overlays)
+        LiveRollout { overlays, ..Standing { saved: &saved, ..Standing::of(plan, None) }.live() }
     }
 }
 
@@ -202,13 +224,15 @@ pub struct Engine {
     waiting: Option<Step>,
     /// The latest time handed in.
     now: Time,
+    /// The latest calendar time handed in; for people.
+    wall: Wall,
 }
 
 impl Engine {
     /// The engine for these plans, going on where `saved` stopped. Its first effects set all latches and publish.
     pub fn new(plans: Vec<Plan>, saved: Saved, now: Time) -> Self {
         let mut engine =
-            Engine { plans: Vec::new(), states: BTreeMap::new(), effects: VecDeque::new(), waiting: None, now };
+            Engine { plans: Vec::new(), states: BTreeMap::new(), effects: VecDeque::new(), waiting: None, now, wall: Wall::default() };
         let held = match saved {
             Saved::Known(saves) => {
                 engine.restore(saves);
@@ -236,6 +260,7 @@ impl Engine {
         self.now = self.now.max(now);
         let step = match input {
             Input::Reload { plans, exposes, changes, needs_restart, origin } => {
+                step::check_adoption(&self.states, &plans)?;
                 let mut step = step::adoption(&self.plans, &self.states, plans, &origin);
                 step.exposes |= exposes;
                 let new = Facts::Reload { changes, needs_restart };
@@ -245,7 +270,12 @@ impl Engine {
             Input::SetWeight { rollout, weight, origin } => step::weight(&self.named(&rollout)?, weight, origin)?,
             Input::Kill { rollout, origin } => step::kill(&self.named(&rollout)?, origin),
             Input::Measured { rollout, measured } => self.look(&rollout, &measured),
-            Input::Revive { rollout, origin } => step::revive(&self.named(&rollout)?, origin, self.now)?,
+            Input::Revive { rollout, origin } => step::revive(&self.named(&rollout)?, origin, self.now, self.wall)?,
+            Input::Watched { rollout, wall, readings, record } => self.watch(&rollout, wall, &readings, record),
+            Input::Command { rollout, command, origin } => {
+                let has_finished = |after: &After| self.has_finished(after);
+                walk::command(&self.named(&rollout)?, &command, self.wall, &has_finished, &origin)?
+            }
             Input::CohortKill { rollout, cohort, origin } => {
                 step::cohort(&self.named(&rollout)?, &cohort, true, origin)?
             }
@@ -276,8 +306,10 @@ impl Engine {
             self.carry_out(step);
             return Ok(());
         }
-        if let Some(runtime) = step.breaker.as_ref().and_then(|(rollout, _)| self.states.get_mut(rollout)) {
-            runtime.retry_at = Some(self.now + RETRY_AFTER);
+        for rollout in step.saves.iter().map(Save::rollout) {
+            if let Some(runtime) = self.states.get_mut(rollout) {
+                runtime.retry_at = Some(self.now + RETRY_AFTER);
+            }
         }
         for new in step.plans.iter().flatten().filter(|plan| plan.killed) {
             if let Some(old) = self.plans.iter_mut().find(|plan| plan.name == new.name) {
@@ -367,13 +399,75 @@ impl Engine {
         step
     }
 
+    /// Has the course of a rollout judge gates and triggers.
+    fn watch(&mut self, rollout: &Arc<str>, wall: Wall, readings: &Readings, record: Captured) -> Step {
+        self.wall = wall;
+        let now = self.now;
+        let Some(runtime) = self.states.get_mut(rollout) else { return Step::default() };
+        runtime.record = record;
+        let mut course = std::mem::take(&mut runtime.course);
+        let has_finished = |after: &After| self.has_finished(after);
+        let Some(standing) = self.standing(rollout) else { return Step::default() };
+        let known = Known { readings, captures: &standing.runtime.captures };
+        let (served, turns) = course.look(now, &standing.ground(wall, &has_finished), &known);
+        let mut step = Step::default();
+        for turn in &turns {
+            let Some((other, action)) = &turn.acts_on else { continue };
+            if let Some(other) = self.standing(other) {
+                step = step.and(walk::acted_on(&other, *action, &turn.reason, wall, &has_finished));
+            }
+        }
+        step = walk::looked(&standing, turns).and(step);
+        let waits = standing.runtime.retry_at.is_some_and(|at| now < at);
+        if let Some(runtime) = self.states.get_mut(rollout) {
+            (runtime.course, runtime.saved.progress.served) = (course, served);
+        }
+        if step.exposes && waits {
+            return Step::default();
+        }
+        self.with_served(step, rollout, served)
+    }
+
+    /// The time served is part of what every step saves, and written down by itself now and then.
+    fn with_served(&mut self, mut step: Step, rollout: &Arc<str>, served: Duration) -> Step {
+        let now = self.now;
+        for save in &mut step.saves {
+            if let Save::Rollout { rollout: of, saved } = save
+                && of == rollout
+                && self.states.get(of).is_some_and(|runtime| runtime.saved.progress.visit == saved.progress.visit)
+            {
+                saved.progress.served = served;
+            }
+        }
+        let Some(runtime) = self.states.get_mut(rollout) else { return step };
+        if step.is_empty() && now.since(runtime.served_saved_at) >= walk::SERVED_SAVED_EVERY {
+            runtime.served_saved_at = now;
+            if served != runtime.served_saved {
+                runtime.served_saved = served;
+                return self.standing(rollout).map_or(step, |standing| walk::served(&standing));
+            }
+        }
+        step
+    }
+
+    /// Whether a stage of a rollout has ended forwards.
+    fn has_finished(&self, after: &After) -> bool {
+        self.states.get(&after.rollout).is_some_and(|runtime| runtime.saved.progress.finished.contains(&after.stage))
+    }
+
     fn carry_out(&mut self, step: Step) {
+        let rolled_back: Vec<Arc<str>> = step.saves.iter().filter_map(|save| self.rolls_back(save)).collect();
         let before = self.switches();
         let replans = step.plans.is_some();
         if let Some(plans) = step.plans {
             self.plans = plans;
         }
         self.restore(step.saves);
+        for rollout in &rolled_back {
+            if let Some(runtime) = self.states.get_mut(rollout) {
+                runtime.course.rolled_back(self.now);
+            }
+        }
         if let Some((rollout, breaker)) = step.breaker
             && let Some(runtime) = self.states.get_mut(&rollout)
         {
@@ -449,6 +543,14 @@ impl Engine {
         }
     }
 
+    /// The rollout that a save sends back to stable: stable is looked at afterwards.
+    fn rolls_back(&self, save: &Save) -> Option<Arc<str>> {
+        let Save::Rollout { rollout, saved } = save else { return None };
+        let is = |saved: &SavedRollout| saved.progress.state == State::RolledBack || saved.breaker.rolled_back;
+        let was = self.states.get(rollout).is_some_and(|runtime| is(&runtime.saved));
+        (is(saved) && !was).then(|| Arc::clone(rollout))
+    }
+
     /// Takes saved state in, from the store or from a step that is being carried out.
     fn restore(&mut self, saves: impl IntoIterator<Item = Save>) {
         let mut touched = BTreeSet::new();
@@ -491,8 +593,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub const CANNOT_WRITE: &str = "state cannot be written";
 /// Why rollouts are held after their state was lost; the words of the contract.
 pub const UNREADABLE: &str = "state unreadable";
-/// Why a staged rollout does not start.
-pub const STAGED: &str = "and this version carries out no stages";
 /// What is on in `these` but not in `others`.
 const fn without(these: Switches, others: Switches) -> Switches {
     Switches::from_bits(these.bits() & !others.bits())

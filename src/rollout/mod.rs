@@ -23,6 +23,7 @@ pub mod standing;
 mod step;
 mod turn;
 pub mod users;
+mod walk;
 pub mod window;
 
 use std::fmt;

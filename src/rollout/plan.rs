@@ -18,8 +18,6 @@ pub struct Plan {
     pub killed: bool,
     /// `enabled = false`: all to stable, shown as `pending`.
     pub enabled: bool,
-    /// Whether it has stages. This version carries none out: such a rollout is `pending` at weight 0.
-    pub staged: bool,
     /// Its stages and triggers.
     pub stages: Stages,
     /// Its cohorts by index: name and whether the file enables it.
@@ -29,6 +27,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether it has stages; without them its weight is an operator's.
+    pub fn is_staged(&self) -> bool {
+        !self.stages.list.is_empty()
+    }
+
     /// The cohort of that name.
     pub fn cohort(&self, name: &str) -> Option<&CohortPlan> {
         self.cohorts.iter().find(|cohort| &*cohort.name == name)

@@ -250,6 +250,8 @@ pub enum Facts {
     Standing {
         /// Where it is in its life.
         state: State,
+        /// The stage it is in, or was in when it was rolled back; none without stages.
+        stage: Option<Arc<str>>,
         /// The weight in force, kill and breaker aside.
         weight: Weight,
         /// Whether it is killed.

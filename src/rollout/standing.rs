@@ -5,12 +5,15 @@ use super::assign::{Phase, Switches};
 use super::breaker::{self, Breaker, Cause};
 use super::bucket::Weight;
 use super::cohort::{Overlay, UserSet};
-use super::engine::{STAGED, UNREADABLE};
+use super::course::{Captured, Captures, Course, Ground, Progress};
+use super::engine::UNREADABLE;
 use super::plan::{CohortPlan, Plan};
 use super::report::{BreakerReport, Facts, Origin, State};
-use crate::clock::Time;
+use super::stages::{After, Stage};
+use crate::clock::{Time, Wall};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 /// Members of one cohort that may be changed at run time; every change rebuilds the set, and more belong into a file.
 pub const MEMBERS_MAX: usize = 100_000;
@@ -37,10 +40,12 @@ pub struct SavedRollout {
     pub held: bool,
     /// How its breaker stands, and whether that has rolled it back.
     pub breaker: breaker::Saved,
+    /// How far it has got in its plan.
+    pub progress: Progress,
 }
 
 /// One piece of state as it is saved; later ones replace earlier ones of the same key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Save {
     /// Of a rollout.
     Rollout {
@@ -48,6 +53,15 @@ pub enum Save {
         rollout: Arc<str>,
         /// Its state.
         saved: SavedRollout,
+    },
+    /// What was recorded of a stage when it ended.
+    Captured {
+        /// The rollout.
+        rollout: Arc<str>,
+        /// The stage; the empty name is the baseline.
+        stage: Arc<str>,
+        /// Both arms' numbers.
+        captured: Captured,
     },
     /// The run-time switch of a cohort.
     Cohort {
@@ -75,7 +89,10 @@ impl Save {
     /// The rollout it is about.
     pub fn rollout(&self) -> &Arc<str> {
         match self {
-            Save::Rollout { rollout, .. } | Save::Cohort { rollout, .. } | Save::Member { rollout, .. } => rollout,
+            Save::Rollout { rollout, .. }
+            | Save::Captured { rollout, .. }
+            | Save::Cohort { rollout, .. }
+            | Save::Member { rollout, .. } => rollout,
         }
     }
 }
@@ -93,35 +110,28 @@ pub struct Runtime {
     pub breaker: Option<Box<Breaker>>,
     /// Trips since the process began, by cause in the order of `Cause::ALL`.
     pub tripped: [u64; Cause::ALL.len()],
-    /// A step of its breaker towards the canary could not be written down: not tried again before.
+    /// A step of its own towards the canary could not be written down: not tried again before.
     pub retry_at: Option<Time>,
+    /// What moves it through its plan.
+    pub course: Course,
+    /// What was recorded of its stages.
+    pub captures: Captures,
+    /// Both arms over the stage so far, as last measured: what is recorded if the stage ends now.
+    pub record: Captured,
+    /// When its served time was last written down, and how much that was.
+    pub served_saved_at: Time,
+    /// See `served_saved_at`.
+    pub served_saved: Duration,
 }
 
 impl Runtime {
-    /// Nothing happened.
-    pub const fn new() -> Self {
-        let breaker = breaker::Saved {
-            state: breaker::State::Closed,
-            trips: 0,
-            level: 0,
-            rolled_back: false,
-            cause: None,
-            reason: None,
-        };
-        Runtime {
-            saved: SavedRollout { set: None, killed: None, held: false, breaker },
-            killed_cohorts: BTreeSet::new(),
-            members: BTreeMap::new(),
-            breaker: None,
-            tripped: [0; Cause::ALL.len()],
-            retry_at: None,
-        }
-    }
-
     /// Takes one piece of state in. Names the cohort whose members changed: it must be sealed after the last one.
     pub fn take(&mut self, save: Save) -> Option<Arc<str>> {
         match save {
             Save::Rollout { saved, .. } => self.saved = saved,
+            Save::Captured { stage, captured, .. } => {
+                self.captures.insert(stage, captured);
+            }
             Save::Cohort { cohort, killed: true, .. } => {
                 self.killed_cohorts.insert(cohort);
             }
@@ -187,6 +197,23 @@ impl Members {
     }
 }
 
+/// What requests must know of how a rollout stands: the engine's word to whoever compiles a snapshot.
+#[derive(Clone, Debug)]
+pub struct LiveRollout {
+    /// Where it stands.
+    pub phase: Phase,
+    /// The weight in force.
+    pub weight: Weight,
+    /// Share of the canary's units that probe while the breaker is half-open; none is as configured.
+    pub probe: Option<Weight>,
+    /// The stage it is in.
+    pub stage: Option<Arc<str>>,
+    /// The cohorts that are admitted; none is all of them.
+    pub admitted: Option<Vec<Arc<str>>>,
+    /// Members added and removed at run time, by cohort name.
+    pub overlays: BTreeMap<Arc<str>, Arc<Overlay>>,
+}
+
 /// How one rollout stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing<'a> {
@@ -201,7 +228,7 @@ pub struct Standing<'a> {
 impl<'a> Standing<'a> {
     /// Plan and run-time state together.
     pub fn of(plan: &'a Plan, runtime: Option<&'a Runtime>) -> Self {
-        let runtime = runtime.unwrap_or(&UNTOUCHED);
+        let runtime = runtime.unwrap_or_else(|| &UNTOUCHED);
         Standing { plan, saved: &runtime.saved, runtime }
     }
 
@@ -211,42 +238,105 @@ impl<'a> Standing<'a> {
             State::Paused
         } else if self.saved.breaker.rolled_back {
             State::RolledBack
-        } else if self.plan.staged || !self.plan.enabled {
+        } else if !self.plan.enabled {
             State::Pending
         } else {
-            State::Running
+            match self.saved.progress.state {
+                State::Pending if !self.plan.is_staged() => State::Running,
+                state => state,
+            }
         }
     }
 
-    /// Why it is killed, or else why it does not run.
+    /// Why it is killed, or else why it is in its state.
     pub fn reason(&self) -> Option<String> {
         match (&self.saved.killed, self.state()) {
             (Some(by), _) if by.reason.is_empty() => Some(format!("killed by {}", by.actor)),
             (Some(by), _) => Some(format!("killed by {}: {}", by.actor, by.reason)),
             (None, _) if self.plan.killed => Some("killed by the config".into()),
-            (None, State::Paused) => Some(UNREADABLE.into()),
-            (None, State::Pending) if self.plan.staged => Some(format!("the rollout has stages, {STAGED}")),
-            (None, State::Pending) => Some("off in the config (enabled = false)".into()),
-            (None, State::RolledBack) => Some(rolled_back(&self.saved.breaker)),
-            (None, State::Running | State::WaitingApproval | State::Completed) => None,
+            (None, State::Paused) if self.saved.held => {
+                Some(self.saved.progress.reason.clone().unwrap_or_else(|| UNREADABLE.into()))
+            }
+            (None, State::Pending) if !self.plan.enabled => Some("off in the config (enabled = false)".into()),
+            (None, State::RolledBack) if self.saved.breaker.rolled_back => Some(rolled_back(&self.saved.breaker)),
+            (None, State::Pending) => Some(match self.plan.stages.autostart {
+                true => "its plan has not begun".into(),
+                false => "it waits for somebody to start it (autostart = false)".into(),
+            }),
+            (None, _) => self.saved.progress.reason.clone(),
         }
+    }
+
+    /// Whether it sends traffic to the canary, kill and breaker aside.
+    pub fn serves(&self) -> bool {
+        !self.saved.held && !matches!(self.state(), State::Pending | State::RolledBack)
     }
 
     /// Where it stands, for a decision.
     pub fn phase(&self) -> Phase {
         match self.state() {
-            State::Running | State::WaitingApproval | State::Completed => Phase::Serving,
             State::RolledBack => Phase::RolledBack,
-            State::Pending | State::Paused => Phase::Pending,
+            _ if self.serves() => Phase::Serving,
+            _ => Phase::Pending,
         }
     }
 
-    /// The weight in force, kill aside: the one an operator set, until the file's value changes; else the file's.
+    /// The weight in force, kill aside: the stage's, never above the file's; without stages the one that an operator set,
+    /// until the file's value changes, else the file's.
     pub fn weight(&self) -> Weight {
-        match (self.state(), self.saved.set) {
-            (State::Running, Some(set)) => set.weight,
-            (State::Running, None) => self.plan.weight,
-            _ => Weight::ZERO,
+        if !self.serves() {
+            return Weight::ZERO;
+        }
+        let progress = &self.saved.progress;
+        if let Some(stage) = self.stage() {
+            return progress.share.unwrap_or(stage.weight).min(self.plan.weight);
+        }
+        if self.plan.is_staged() {
+            return Weight::ZERO;
+        }
+        let set = self.saved.set.map_or(self.plan.weight, |set| set.weight);
+        progress.share.map_or(set, |share| share.min(set))
+    }
+
+    /// The present stage.
+    pub fn stage(&self) -> Option<&'a Stage> {
+        let name = self.saved.progress.stage.as_deref()?;
+        self.plan.stages.find(name).map(|(_, stage)| stage)
+    }
+
+    /// The cohorts that the present stage admits; none is all of them, because the plan has no stages.
+    pub fn admitted(&self) -> Option<&'a [Arc<str>]> {
+        self.plan.is_staged().then(|| self.stage().map_or(&[][..], |stage| &stage.cohorts))
+    }
+
+    /// What requests must know of it.
+    pub fn live(&self) -> LiveRollout {
+        LiveRollout {
+            phase: self.phase(),
+            weight: self.weight(),
+            probe: self.probe(),
+            stage: self.stage().filter(|_| self.serves()).map(|stage| Arc::clone(&stage.name)),
+            admitted: self.admitted().map(<[_]>::to_vec),
+            overlays: self.overlays(),
+        }
+    }
+
+    /// Whether its stage's clock stands still, besides what its own state says.
+    pub fn is_frozen(&self) -> bool {
+        self.killed() || self.saved.held || self.breaker() != breaker::State::Closed
+    }
+
+    /// What its course is worked out on.
+    pub fn ground<'g>(&'g self, wall: Wall, has_finished: &'g dyn Fn(&After) -> bool) -> Ground<'g> {
+        let without_stages = self.saved.set.map_or(self.plan.weight, |set| set.weight);
+        Ground {
+            stages: &self.plan.stages,
+            progress: &self.saved.progress,
+            ceiling: if self.plan.is_staged() { self.plan.weight } else { without_stages },
+            enabled: self.plan.enabled && !self.saved.held && !self.saved.breaker.rolled_back,
+            frozen: self.is_frozen(),
+            wall,
+            has_finished,
         }
     }
 
@@ -314,26 +404,36 @@ impl<'a> Standing<'a> {
     /// The rollout's side of an audit entry.
     pub fn facts(&self) -> Facts {
         let (state, weight) = (self.state(), self.weight());
-        Facts::Standing { state, weight, killed: self.killed(), breaker: self.breaker() }
+        let stage = self.saved.progress.stage.clone().filter(|_| self.plan.is_staged());
+        Facts::Standing { state, stage, weight, killed: self.killed(), breaker: self.breaker() }
     }
 
     /// Whether this standing lets anybody onto the canary whom `before` keeps off it. In doubt yes, and the kill does
     /// not excuse what lies under it: such a step is recorded before it happens.
     pub fn exposes_beyond(&self, before: &Standing<'_>) -> bool {
-        let serves = self.state() == State::Running;
         let admits = |standing: &Standing<'_>, cohort: &CohortPlan| {
-            cohort.enabled && !cohort.exclude && !standing.cohort_killed(&cohort.name)
+            cohort.enabled
+                && !cohort.exclude
+                && !standing.cohort_killed(&cohort.name)
+                && standing.admitted().is_none_or(|admitted| admitted.contains(&cohort.name))
         };
         // A decision minds no switch of an excluding cohort: only the file opens the way for its members.
         let keeps_off = |cohort: &CohortPlan| cohort.enabled && cohort.exclude;
         let admitted_before = |name: &str| before.plan.cohort(name).is_some_and(|cohort| admits(before, cohort));
         let kept_off_now = |name: &str| self.plan.cohort(name).is_some_and(keeps_off);
         (before.killed() && !self.killed())
-            || (serves && before.state() != State::Running)
+            || (self.serves() && !before.serves())
             || self.weight() > before.weight()
             || self.let_through() > before.let_through()
             || self.plan.cohorts.iter().any(|cohort| admits(self, cohort) && !admitted_before(&cohort.name))
             || before.plan.cohorts.iter().any(|cohort| keeps_off(cohort) && !kept_off_now(&cohort.name))
+    }
+
+    /// Whether requests see another rollout than before: then a snapshot must be published.
+    pub fn shows_otherwise(&self, before: &Standing<'_>) -> bool {
+        self.weight() != before.weight()
+            || self.phase() != before.phase()
+            || self.saved.progress.stage != before.saved.progress.stage
     }
 
     /// Share of the canary's units that the breaker lets through.
@@ -373,4 +473,4 @@ fn note(breaker: &Breaker, retry_at: Option<Time>) -> Option<String> {
 /// What is said where the canary is spared because stable is as sick.
 pub const BOTH_ARMS: &str = "both arms";
 /// A rollout to which nothing happened.
-static UNTOUCHED: Runtime = Runtime::new();
+static UNTOUCHED: LazyLock<Runtime> = LazyLock::new(Runtime::default);

@@ -4,11 +4,13 @@
 
 use super::breaker::{self, Breaker};
 use super::bucket::Weight;
-use super::engine::{Refused, STAGED, UNREADABLE};
+use super::course::{Command, Progress};
+use super::engine::{Refused, UNREADABLE};
 use super::plan::{CohortPlan, Plan};
 use super::report::{Entry, Facts, Kind, Origin, State};
 use super::standing::{MEMBERS_MAX, Members, Runtime, Save, SavedRollout, SetWeight, Standing, UNIT_BYTES_MAX};
-use crate::clock::Time;
+use super::walk;
+use crate::clock::{Time, Wall};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -32,6 +34,19 @@ pub struct Step {
 }
 
 impl Step {
+    /// This step and another one in one piece.
+    #[must_use]
+    pub fn and(mut self, other: Step) -> Step {
+        self.exposes |= other.exposes;
+        self.publishes |= other.publishes;
+        self.saves.extend(other.saves);
+        self.entries.extend(other.entries);
+        self.plans = other.plans.or(self.plans);
+        self.breaker = other.breaker.or(self.breaker);
+        self.handed_back = other.handed_back.or(self.handed_back);
+        self
+    }
+
     /// Whether nothing would change.
     pub fn is_empty(&self) -> bool {
         let Step { plans, saves, entries, breaker, handed_back, .. } = self;
@@ -39,12 +54,9 @@ impl Step {
     }
 }
 
-/// An operator sets the weight.
+/// An operator sets the weight of a rollout without stages.
 pub fn weight(standing: &Standing<'_>, weight: Weight, origin: Origin) -> Result<Step, Refused> {
     let rollout = &standing.plan.name;
-    if standing.plan.staged {
-        return Err(conflict(format!("rollout `{rollout}` has stages, {STAGED}")));
-    }
     if !standing.plan.enabled {
         return Err(conflict(format!("rollout `{rollout}` is off in the config (enabled = false)")));
     }
@@ -66,7 +78,7 @@ pub fn kill(standing: &Standing<'_>, origin: Origin) -> Step {
 }
 
 /// An operator undoes a kill, or else closes the breaker, which also restarts what it has rolled back, or else undoes a hold.
-pub fn revive(standing: &Standing<'_>, origin: Origin, now: Time) -> Result<Step, Refused> {
+pub fn revive(standing: &Standing<'_>, origin: Origin, now: Time, wall: Wall) -> Result<Step, Refused> {
     let rollout = &standing.plan.name;
     if standing.plan.killed {
         return Err(conflict(format!("rollout `{rollout}` is killed by file or environment: undo it there")));
@@ -79,13 +91,25 @@ pub fn revive(standing: &Standing<'_>, origin: Origin, now: Time) -> Result<Step
         let mut closed = standing.runtime.breaker.clone();
         let turn = closed.as_mut().and_then(|breaker| breaker.revive(now));
         let kept = closed.as_ref().filter(|_| turn.is_some()).map(|breaker| breaker.saved().clone());
-        let saved = SavedRollout { breaker: kept.unwrap_or_default(), ..standing.saved.clone() };
+        // What the breaker has rolled back begins its stage anew.
+        let rolled_back = standing.saved.breaker.rolled_back || standing.state() == State::RolledBack;
+        let progress = match rolled_back {
+            true => standing.ground(wall, &|_| true).restarted(),
+            false => standing.saved.progress.clone(),
+        };
+        let saved = SavedRollout { breaker: kept.unwrap_or_default(), progress, ..standing.saved.clone() };
         let step = standing_step(standing, saved, Kind::Revive, origin);
         return Ok(Step { breaker: closed.map(|breaker| (Arc::clone(rollout), breaker)), ..step });
     }
     if standing.saved.held {
-        let saved = SavedRollout { held: false, ..standing.saved.clone() };
+        // A stage that is gone is not gone back to: the plan begins anew.
+        let known = standing.stage().is_some() || standing.saved.progress.stage.is_none();
+        let progress = if known { standing.saved.progress.clone() } else { Progress::default() };
+        let saved = SavedRollout { held: false, progress, ..standing.saved.clone() };
         return Ok(standing_step(standing, saved, Kind::Revive, origin));
+    }
+    if standing.state() == State::RolledBack {
+        return walk::command(standing, &Command::Revive, wall, &|_| true, &origin);
     }
     Err(conflict(format!(
         "rollout `{rollout}` is neither killed nor rolled back, and its breaker is closed: nothing to revive"
@@ -223,7 +247,22 @@ pub fn saved_under(plan: &Plan, saved: SavedRollout) -> SavedRollout {
     let set = saved.set.filter(|set| set.under == plan.weight);
     let watched = plan.breaker.is_some() || saved.breaker.rolled_back;
     let breaker = if watched { saved.breaker } else { breaker::Saved::default() };
-    SavedRollout { set, breaker, ..saved }
+    let (progress, gone) = walk::progress_under(&plan.stages, &saved.progress);
+    SavedRollout { set, breaker, progress, held: saved.held || gone.is_some(), ..saved }
+}
+
+/// Whether a plan may take the place of the one that a rollout follows.
+///
+/// # Errors
+/// `Conflict` if the rollout is under way in a stage that the new plan does not have.
+pub fn check_adoption(states: &BTreeMap<Arc<str>, Runtime>, plans: &[Plan]) -> Result<(), Refused> {
+    for plan in plans {
+        let Some(runtime) = states.get(&plan.name) else { continue };
+        if let (_, Some(why)) = walk::progress_under(&plan.stages, &runtime.saved.progress) {
+            return Err(conflict(format!("rollouts.{}: {why}: finish, roll back or rename it back first", plan.name)));
+        }
+    }
+    Ok(())
 }
 
 /// Adds to the first step that every rollout is held, because what was saved of it is lost.
@@ -248,7 +287,7 @@ fn standing_step(old: &Standing<'_>, saved: SavedRollout, kind: Kind, origin: Or
     let entry = Entry { rollout: Some(Arc::clone(&rollout)), kind, origin, old: old.facts(), new: new.facts() };
     Step {
         exposes: new.exposes_beyond(old),
-        publishes: new.weight() != old.weight() || new.phase() != old.phase(),
+        publishes: new.shows_otherwise(old),
         saves: vec![Save::Rollout { rollout, saved }],
         entries: vec![entry],
         ..Step::default()

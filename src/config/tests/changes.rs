@@ -62,6 +62,8 @@ fn a_weight_set_at_run_time_is_where_units_move_from() {
             phase: Phase::Serving,
             weight: Weight::from_ppm(ppm).unwrap(),
             probe: None,
+            stage: None,
+            admitted: None,
             overlays: BTreeMap::new(),
         };
         Live { rollouts: BTreeMap::from([(Arc::from("chat"), word)]), ..Live::default() }

@@ -300,7 +300,7 @@ const FILE_NAME: &str = "weir.db";
 /// Says in the file's header whose it is: "weir" in ASCII.
 const APPLICATION_ID: i64 = 0x7765_6972;
 /// The version of `TABLES`.
-pub const SCHEMA: i64 = 2;
+pub const SCHEMA: i64 = 3;
 /// What leads from a version to the next, the first of them from version 1.
 const UPGRADES: [&str; SCHEMA as usize - 1] = ["
 BEGIN IMMEDIATE;
@@ -311,6 +311,26 @@ ALTER TABLE rollouts ADD COLUMN rolled_back INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE rollouts ADD COLUMN trip_cause TEXT;
 ALTER TABLE rollouts ADD COLUMN trip_reason TEXT;
 PRAGMA user_version = 2;
+COMMIT;
+", "
+BEGIN IMMEDIATE;
+ALTER TABLE rollouts ADD COLUMN state TEXT NOT NULL DEFAULT 'pending';
+ALTER TABLE rollouts ADD COLUMN stage TEXT;
+ALTER TABLE rollouts ADD COLUMN served_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollouts ADD COLUMN entered_ms INTEGER;
+ALTER TABLE rollouts ADD COLUMN visit INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollouts ADD COLUMN approved INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollouts ADD COLUMN share_ppm INTEGER;
+ALTER TABLE rollouts ADD COLUMN finished TEXT NOT NULL DEFAULT '';
+ALTER TABLE rollouts ADD COLUMN went_back_from TEXT;
+ALTER TABLE rollouts ADD COLUMN state_reason TEXT;
+CREATE TABLE captures (
+    rollout TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    numbers TEXT NOT NULL,
+    PRIMARY KEY (rollout, stage)
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 3;
 COMMIT;
 "];
 /// How long a start waits for a process that is just ending.
@@ -332,7 +352,23 @@ CREATE TABLE rollouts (
     trip_level INTEGER NOT NULL DEFAULT 0,
     rolled_back INTEGER NOT NULL DEFAULT 0,
     trip_cause TEXT,
-    trip_reason TEXT
+    trip_reason TEXT,
+    state TEXT NOT NULL DEFAULT 'pending',
+    stage TEXT,
+    served_ms INTEGER NOT NULL DEFAULT 0,
+    entered_ms INTEGER,
+    visit INTEGER NOT NULL DEFAULT 0,
+    approved INTEGER NOT NULL DEFAULT 0,
+    share_ppm INTEGER,
+    finished TEXT NOT NULL DEFAULT '',
+    went_back_from TEXT,
+    state_reason TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE captures (
+    rollout TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    numbers TEXT NOT NULL,
+    PRIMARY KEY (rollout, stage)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE cohort_overrides (
     rollout TEXT NOT NULL,

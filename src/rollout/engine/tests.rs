@@ -20,7 +20,7 @@ fn plan(name: &str, weight: u32) -> Plan {
         weight: ppm(weight),
         killed: false,
         enabled: true,
-        staged: false,
+        stages: Stages::default(),
         cohorts: vec![],
         breaker: None,
     }
@@ -332,7 +332,7 @@ fn every_change_of_a_reload_is_told_with_old_and_new() {
     assert!(world.trail.iter().all(|entry| entry.origin.actor == "config"));
     let standing = |weight, killed| {
         let breaker = super::breaker::State::Closed;
-        Facts::Standing { state: State::Running, weight: ppm(weight), killed, breaker }
+        Facts::Standing { state: State::Running, stage: None, weight: ppm(weight), killed, breaker }
     };
     assert_eq!(world.trail[1].old, standing(100_000, false));
     assert_eq!(world.trail[1].new, standing(200_000, true));

@@ -75,7 +75,6 @@ fn rollout(
             weight,
             killed: is(&raw.kill, false),
             enabled: is(&raw.enabled, true),
-            staged,
             cohorts: cohorts.iter().map(cohort_plan).collect(),
             stages,
             breaker,
