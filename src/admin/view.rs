@@ -399,6 +399,9 @@ mod tests {
             file_weight: Weight::FULL,
             killed: true,
             killed_by_config: false,
+            stage: None,
+            gates: Vec::new(),
+            triggers: Vec::new(),
             breaker: Some(BreakerReport {
                 state: State::Open,
                 trips: 2,

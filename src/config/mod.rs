@@ -24,10 +24,10 @@ pub mod units;
 mod users;
 mod validate;
 
+pub use crate::rollout::standing::LiveRollout;
 pub use compile::{compile, splits};
 pub use describe::describe;
 pub use limits::table as limits_table;
-pub use crate::rollout::standing::LiveRollout;
 pub use model::*;
 pub use parse::{CONFIG_BYTES_MAX, Format};
 pub use problem::{Problem, Severity, hint};

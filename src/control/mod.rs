@@ -24,6 +24,7 @@ pub use supervisor::{Start, StartError, start};
 use crate::latch::Latches;
 use crate::rollout::assign::Switches;
 use crate::rollout::bucket::Weight;
+use crate::rollout::course;
 use crate::rollout::engine::{Input, Refused};
 use crate::rollout::report::{Event, RolloutReport};
 use crate::snapshot::{Published, Snapshot};
@@ -98,8 +99,8 @@ impl Handle {
         self.ask(ANSWER_WITHIN, |reply| Command::Rollouts { window, reply }).await
     }
 
-    /// Sets the weight, which then holds until the file's value changes. `force` is for weights above the one of a
-    /// stage; this version carries no stages out and denies the weight of a staged rollout either way.
+    /// Sets the weight, which then holds until the file's value changes. Within a stage it holds until
+    /// the stage ends, and only with `force` may it be above the stage's.
     pub async fn set_weight(
         &self,
         rollout: &str,
@@ -107,9 +108,21 @@ impl Handle {
         force: bool,
         origin: Origin,
     ) -> Result<RolloutReport, Denied> {
-        let _ = force;
-        let input = Input::SetWeight { rollout: rollout.to_owned(), weight, origin: named(origin) };
+        let input = Input::SetWeight { rollout: rollout.to_owned(), weight, force, origin: named(origin) };
         self.change(rollout, input).await
+    }
+
+    /// Moves a rollout through its plan.
+    ///
+    /// # Errors
+    /// `Conflict` with the reason if its state does not allow it, with the gate that does not pass where one does not.
+    pub async fn command(
+        &self,
+        rollout: &str,
+        command: course::Command,
+        origin: Origin,
+    ) -> Result<RolloutReport, Denied> {
+        self.change(rollout, Input::Command { rollout: rollout.to_owned(), command, origin: named(origin) }).await
     }
 
     /// Kills a rollout, or one cohort of it. The latch is set before the control plane hears of it: the kill has taken

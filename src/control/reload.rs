@@ -174,9 +174,7 @@ impl Reloader {
 
 /// The run-time word on every rollout of a config, under its plans.
 pub fn live_under(outlook: &Outlook, config: &Config) -> Live {
-    let of = |rollout: &config::RolloutConfig| {
-        (Arc::clone(&rollout.plan.name), outlook.under(&rollout.plan))
-    };
+    let of = |rollout: &config::RolloutConfig| (Arc::clone(&rollout.plan.name), outlook.under(&rollout.plan));
     Live { rollouts: config.rollouts.iter().map(of).collect(), ..Live::default() }
 }
 

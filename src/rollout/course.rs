@@ -226,9 +226,9 @@ impl Course {
         (served, turns)
     }
 
-    /// The gates' last evaluations, in the order of the present stage's.
-    pub fn gates(&self) -> &[Evaluation] {
-        &self.gates
+    /// The last evaluations of the gates of the stage of that visit, in their order; none if they have not been judged yet.
+    pub fn gates_of(&self, visit: u64) -> &[Evaluation] {
+        if self.gates_of == visit { &self.gates } else { &[] }
     }
 
     /// What a trigger was last found to be.

@@ -11,11 +11,11 @@ use super::cohort::Overlay;
 use super::course::{Captured, Command, Known, Readings};
 use super::plan::Plan;
 use super::report::{Entry, Facts, Kind, Origin, State};
-use super::standing::{LiveRollout, Runtime, Save, SavedRollout, Standing};
 use super::stages::After;
+use super::standing::{LiveRollout, Runtime, Save, SavedRollout, Standing};
 use super::step::{self, Step};
-use super::walk;
 use super::turn::turned;
+use super::walk;
 use crate::clock::{Time, Wall};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -43,6 +43,8 @@ pub enum Input {
         rollout: String,
         /// Share of units on the canary.
         weight: Weight,
+        /// Whether it may be above the stage's.
+        force: bool,
         /// Who asked.
         origin: Origin,
     },
@@ -231,8 +233,14 @@ pub struct Engine {
 impl Engine {
     /// The engine for these plans, going on where `saved` stopped. Its first effects set all latches and publish.
     pub fn new(plans: Vec<Plan>, saved: Saved, now: Time) -> Self {
-        let mut engine =
-            Engine { plans: Vec::new(), states: BTreeMap::new(), effects: VecDeque::new(), waiting: None, now, wall: Wall::default() };
+        let mut engine = Engine {
+            plans: Vec::new(),
+            states: BTreeMap::new(),
+            effects: VecDeque::new(),
+            waiting: None,
+            now,
+            wall: Wall::default(),
+        };
         let held = match saved {
             Saved::Known(saves) => {
                 engine.restore(saves);
@@ -267,7 +275,16 @@ impl Engine {
                 step.entries.push(Entry { rollout: None, kind: Kind::Reload, origin, old: Facts::None, new });
                 step
             }
-            Input::SetWeight { rollout, weight, origin } => step::weight(&self.named(&rollout)?, weight, origin)?,
+            Input::SetWeight { rollout, weight, force, origin } => {
+                let standing = self.named(&rollout)?;
+                match standing.plan.is_staged() && !standing.saved.held {
+                    true => {
+                        let command = Command::Weight { weight, force };
+                        walk::command(&standing, &command, self.wall, &|after| self.has_finished(after), &origin)?
+                    }
+                    false => step::weight(&standing, weight, origin)?,
+                }
+            }
             Input::Kill { rollout, origin } => step::kill(&self.named(&rollout)?, origin),
             Input::Measured { rollout, measured } => self.look(&rollout, &measured),
             Input::Revive { rollout, origin } => step::revive(&self.named(&rollout)?, origin, self.now, self.wall)?,

@@ -64,12 +64,83 @@ pub struct RolloutReport {
     pub killed_by_config: bool,
     /// Its breaker; none if it is switched off.
     pub breaker: Option<BreakerReport>,
+    /// The stage it is in, or was in when it was rolled back; none before the first and without stages.
+    pub stage: Option<StageReport>,
+    /// The gates of that stage, as last judged.
+    pub gates: Vec<GateReport>,
+    /// Its triggers, as last evaluated.
+    pub triggers: Vec<TriggerReport>,
     /// Both arms over the window asked for, by arm index; forced and probe requests are not among them.
     pub arms: [ArmReport; 2],
     /// Its cohorts.
     pub cohorts: Vec<CohortReport>,
     /// The generation of the snapshot that carries this state.
     pub generation: u64,
+}
+
+/// Where a rollout is in its plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StageReport {
+    /// The stage.
+    pub name: Arc<str>,
+    /// Its place, from 0, and how many there are.
+    pub index: usize,
+    /// See `index`.
+    pub count: usize,
+    /// When it began.
+    pub entered_at: Option<Wall>,
+    /// Time served in it.
+    pub served: Duration,
+    /// Time it lasts at least.
+    pub min_duration: Duration,
+    /// Time after which it pauses without a pass.
+    pub max_duration: Option<Duration>,
+    /// Whether it ends only when a person has said so, and whether one has.
+    pub approval: bool,
+    /// See `approval`.
+    pub approved: bool,
+    /// The names of all stages, in order, with their weights.
+    pub plan: Vec<(Arc<str>, Weight)>,
+}
+
+/// A gate as last judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GateReport {
+    /// The criterion.
+    pub when: String,
+    /// `pass`, `fail` or `wait`.
+    pub verdict: &'static str,
+    /// The left side in its held unit; none without data.
+    pub value: Option<f64>,
+    /// The right side; none without data.
+    pub limit: Option<f64>,
+    /// The verdict as a sentence, with samples and window.
+    pub reason: String,
+}
+
+/// A trigger as last evaluated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TriggerReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The criterion.
+    pub when: String,
+    /// `quiet`, `pending` or `firing`.
+    pub state: &'static str,
+    /// The left side in its held unit; none without data.
+    pub value: Option<f64>,
+    /// The right side; none without data.
+    pub limit: Option<f64>,
+    /// The evaluation as a sentence.
+    pub reason: String,
+    /// How long it must hold.
+    pub held_for: Duration,
+    /// How long it has held.
+    pub held: Duration,
+    /// What it does.
+    pub action: &'static str,
+    /// Whether it only tells.
+    pub dry_run: bool,
 }
 
 /// How a breaker stands.

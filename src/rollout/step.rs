@@ -63,8 +63,13 @@ pub fn weight(standing: &Standing<'_>, weight: Weight, origin: Origin) -> Result
     if standing.state() == State::RolledBack {
         return Err(conflict(format!("rollout `{rollout}` is rolled back: revive it first")));
     }
+    if standing.plan.is_staged() {
+        return Err(conflict(format!("rollout `{rollout}` is held: revive it first")));
+    }
     let set = SetWeight { weight, under: standing.plan.weight };
-    let saved = SavedRollout { set: Some(set), held: false, ..standing.saved.clone() };
+    // What a trigger has halved or paused goes on with the weight that a person gives it.
+    let progress = Progress { state: State::Running, share: None, reason: None, ..standing.saved.progress.clone() };
+    let saved = SavedRollout { set: Some(set), held: false, progress, ..standing.saved.clone() };
     Ok(standing_step(standing, saved, Kind::Weight, origin))
 }
 

@@ -4,8 +4,8 @@
 use super::course::{Command, Denied, Progress, Turn, act};
 use super::engine::Refused;
 use super::report::{Entry, Facts, Kind, Origin};
-use super::standing::{Save, SavedRollout, Standing};
 use super::stages::{After, Stages};
+use super::standing::{Save, SavedRollout, Standing};
 use super::step::Step;
 use crate::clock::Wall;
 use std::sync::Arc;

@@ -10,6 +10,8 @@ mod overrides;
 mod tables;
 
 use super::*;
+use crate::rollout::assign::Phase;
+use crate::rollout::bucket::Weight;
 use std::fmt::Write;
 
 /// A small config that is right.

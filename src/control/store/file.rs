@@ -302,7 +302,8 @@ const APPLICATION_ID: i64 = 0x7765_6972;
 /// The version of `TABLES`.
 pub const SCHEMA: i64 = 3;
 /// What leads from a version to the next, the first of them from version 1.
-const UPGRADES: [&str; SCHEMA as usize - 1] = ["
+const UPGRADES: [&str; SCHEMA as usize - 1] = [
+    "
 BEGIN IMMEDIATE;
 ALTER TABLE rollouts ADD COLUMN breaker TEXT NOT NULL DEFAULT 'closed';
 ALTER TABLE rollouts ADD COLUMN trips INTEGER NOT NULL DEFAULT 0;
@@ -312,7 +313,8 @@ ALTER TABLE rollouts ADD COLUMN trip_cause TEXT;
 ALTER TABLE rollouts ADD COLUMN trip_reason TEXT;
 PRAGMA user_version = 2;
 COMMIT;
-", "
+",
+    "
 BEGIN IMMEDIATE;
 ALTER TABLE rollouts ADD COLUMN state TEXT NOT NULL DEFAULT 'pending';
 ALTER TABLE rollouts ADD COLUMN stage TEXT;
@@ -332,7 +334,8 @@ CREATE TABLE captures (
 ) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 3;
 COMMIT;
-"];
+",
+];
 /// How long a start waits for a process that is just ending.
 const BUSY_WHEN_OPENING: Duration = Duration::from_secs(5);
 /// How long a command waits for another process's lock; the control plane stands still meanwhile.

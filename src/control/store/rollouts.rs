@@ -66,7 +66,8 @@ pub fn write_captured(
     stage: &str,
     captured: &Captured,
 ) -> Result<(), Error> {
-    let numbers = serde_json::to_string(&captured.values).map_err(|error| Error::ToSqlConversionFailure(error.into()))?;
+    let numbers =
+        serde_json::to_string(&captured.values).map_err(|error| Error::ToSqlConversionFailure(error.into()))?;
     let sql = "INSERT OR REPLACE INTO captures (rollout, stage, numbers) VALUES (?1, ?2, ?3)";
     transaction.prepare_cached(sql)?.execute(params![rollout, stage, numbers])?;
     Ok(())

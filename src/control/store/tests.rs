@@ -1,9 +1,15 @@
 //! The store on real files: what it keeps, and what it does with files it cannot use.
 
 use super::*;
+use crate::rollout::breaker::{self, Cause, State};
+use crate::rollout::bucket::Weight;
+use crate::rollout::course::{Captured, Progress};
 use crate::rollout::engine::Saved;
+use crate::rollout::report;
+use crate::rollout::standing::{SavedRollout, SetWeight};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const NOW: Wall = Wall::from_millis(1_700_000_000_000);
@@ -31,7 +37,24 @@ fn rollout(name: &str, weight: u32) -> Save {
         cause: Some(Cause::NoAnswer),
         reason: Some("no answer in 2s to any of 7 requests".into()),
     };
-    Save::Rollout { rollout: name.into(), saved: SavedRollout { set, killed, held: true, breaker } }
+    let progress = Progress {
+        state: report::State::WaitingApproval,
+        stage: Some("canary-10".into()),
+        served: Duration::from_millis(86_400_001),
+        entered_at: Some(Wall::from_millis(1_700_000_000_123)),
+        visit: 3,
+        approved: true,
+        share: Some(ppm(5)),
+        finished: ["shadow".into(), "canary-1".into()].into(),
+        went_back_from: Some("canary-50".into()),
+        reason: Some("stage `canary-10` has passed".into()),
+    };
+    Save::Rollout { rollout: name.into(), saved: SavedRollout { set, killed, held: true, breaker, progress } }
+}
+
+fn captured(stage: &str) -> Save {
+    let values = [("canary p95{api}".to_owned(), (12.5, 800))].into();
+    Save::Captured { rollout: "chat".into(), stage: stage.into(), captured: Captured { values } }
 }
 
 fn cohort(killed: bool) -> Save {
@@ -318,4 +341,14 @@ impl Store {
     fn limit_pages(&self, pages: i64) {
         self.connection.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0)).unwrap();
     }
+}
+
+#[test]
+fn records_of_stages_outlive_the_process() {
+    let folder = TempDir::new().unwrap();
+    let mut opened = Store::open(folder.path(), Wall::from_millis(1)).unwrap();
+    opened.store.write(&[captured(""), captured("ten"), captured("ten")], &[], true).unwrap();
+    drop(opened);
+    let again = known(Store::open(folder.path(), Wall::from_millis(2)).unwrap());
+    assert_eq!(again, [captured(""), captured("ten")]);
 }

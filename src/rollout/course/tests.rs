@@ -190,7 +190,8 @@ fn no_data_neither_advances_nor_rolls_back() {
     world.numbers.forget("canary error_rate");
     world.pass(100 * HOUR);
     world.is_at(State::Running, "ten", 10);
-    let (gate, alarm) = (world.course.gates()[0].clone(), world.course.trigger("t").unwrap().alarm);
+    let (gate, alarm) =
+        (world.course.gates_of(world.progress.visit)[0].clone(), world.course.trigger("t").unwrap().alarm);
     assert_eq!((Verdict::of(&gate), alarm), (Verdict::Wait, Alarm::Quiet));
 }
 

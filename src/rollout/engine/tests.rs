@@ -4,6 +4,7 @@ use super::*;
 use crate::rollout::assign::Phase;
 use crate::rollout::plan::CohortPlan;
 use crate::rollout::report::State;
+use crate::rollout::stages::{Stage, Stages};
 use crate::rollout::standing::{MEMBERS_MAX, UNIT_BYTES_MAX};
 use world::World;
 
@@ -26,6 +27,23 @@ fn plan(name: &str, weight: u32) -> Plan {
     }
 }
 
+/// The same with one stage that waits for somebody to start it.
+fn staged(plan: Plan) -> Plan {
+    let stage = Stage {
+        name: "only".into(),
+        weight: ppm(100_000),
+        shadow: None,
+        min_duration: Duration::ZERO,
+        max_duration: None,
+        cohorts: Vec::new(),
+        after: None,
+        gates: Vec::new(),
+        approval: false,
+        capture_baseline: false,
+    };
+    Plan { stages: Stages { list: vec![stage], ..Stages::default() }, ..plan }
+}
+
 fn cohort(name: &str) -> CohortPlan {
     CohortPlan { name: name.into(), enabled: true, exclude: false, listed: 0 }
 }
@@ -39,7 +57,7 @@ fn who() -> Origin {
 }
 
 fn set(weight: u32) -> Input {
-    Input::SetWeight { rollout: "chat".into(), weight: ppm(weight), origin: who() }
+    Input::SetWeight { rollout: "chat".into(), weight: ppm(weight), force: false, origin: who() }
 }
 
 fn kill() -> Input {
@@ -210,10 +228,10 @@ fn a_killed_rollout_that_leaves_the_config_comes_back_killed() {
 
 #[test]
 fn a_rollout_with_stages_waits_at_zero_and_takes_no_weight() {
-    let mut world = World::of([Plan { staged: true, ..plan("chat", 500_000) }]);
+    let mut world = World::of([staged(plan("chat", 500_000))]);
     let standing = world.engine.standing("chat").unwrap();
     assert_eq!((standing.state(), standing.weight(), standing.phase()), (State::Pending, Weight::ZERO, Phase::Pending));
-    assert!(conflict_of(world.send(set(10))).contains("stages"));
+    assert!(conflict_of(world.send(set(10))).contains("pending"));
 }
 
 #[test]
@@ -355,7 +373,7 @@ fn any_history_keeps_weights_owned_kills_killed_and_restarts_alike() {
             match random.u8(..8) {
                 0 | 1 => {
                     let weight = ppm(random.u32(..=1_000_000));
-                    let input = Input::SetWeight { rollout: name.into(), weight, origin: who() };
+                    let input = Input::SetWeight { rollout: name.into(), weight, force: false, origin: who() };
                     if world.send(input).is_ok() {
                         let under = plans.iter().find(|plan| &*plan.name == name).unwrap().weight;
                         owned.insert(name.into(), (weight, under));
@@ -401,7 +419,7 @@ fn any_history_keeps_weights_owned_kills_killed_and_restarts_alike() {
             owned.retain(|name, (_, under)| plans.iter().any(|p| p.name == *name && p.weight == *under));
             for plan in &plans {
                 let standing = world.engine.standing(&plan.name).unwrap();
-                let serves = plan.enabled && !plan.staged;
+                let serves = plan.enabled && !plan.is_staged();
                 let wanted = owned.get(&plan.name).map_or(plan.weight, |(weight, _)| *weight);
                 assert_eq!(standing.weight(), if serves { wanted } else { Weight::ZERO }, "seed {seed}");
                 let must_be = plan.killed || killed.contains(&plan.name);
@@ -425,7 +443,8 @@ fn random_plans(random: &mut fastrand::Rng) -> Vec<Plan> {
         // Few different weights, so that a reload often leaves one as it is.
         let weight = ppm([100_000, 500_000, 1_000_000][random.usize(..3)]);
         let (killed, enabled) = (random.u8(..5) == 0, random.u8(..5) > 0);
-        plans.push(Plan { killed, enabled, cohorts, staged: random.u8(..8) == 0, ..plan(name, weight.ppm()) });
+        let new = Plan { killed, enabled, cohorts, ..plan(name, weight.ppm()) };
+        plans.push(if random.u8(..8) == 0 { staged(new) } else { new });
     }
     plans
 }

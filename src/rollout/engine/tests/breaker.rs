@@ -96,7 +96,8 @@ fn a_trip_is_told_with_its_reason_and_with_old_and_new() {
     let entry = world.last();
     assert_eq!((entry.kind, entry.origin.actor.as_str()), (Kind::Trip, "breaker"));
     assert!(entry.origin.reason.starts_with("consecutive_errors 5 >= 5 ("), "{}", entry.origin.reason);
-    let standing = |breaker| Facts::Standing { state: State::Running, stage: None, weight: ppm(100_000), killed: false, breaker };
+    let standing =
+        |breaker| Facts::Standing { state: State::Running, stage: None, weight: ppm(100_000), killed: false, breaker };
     assert_eq!((&entry.old, &entry.new), (&standing(Circuit::Closed), &standing(Circuit::Open)));
     let standing = world.engine.standing("chat").unwrap();
     let report = standing.breaker_report(world.now).unwrap();
