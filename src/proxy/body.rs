@@ -25,6 +25,8 @@ pub enum Flow {
 pub struct Body {
     flow: Flow,
     observation: Option<Box<Observation>>,
+    /// Why the body has failed, from then until the server is told so.
+    cut: Option<Fault>,
 }
 
 /// Why a body ends before it should; the client then sees its connection or stream cut, never a short success.
@@ -42,17 +44,17 @@ impl std::error::Error for Cut {}
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Body { flow: Flow::Fixed(None), observation: None }
+        Body { flow: Flow::Fixed(None), observation: None, cut: None }
     }
 
     /// A body in memory.
     pub fn fixed(bytes: Bytes) -> Self {
-        Body { flow: Flow::Fixed((!bytes.is_empty()).then_some(bytes)), observation: None }
+        Body { flow: Flow::Fixed((!bytes.is_empty()).then_some(bytes)), observation: None, cut: None }
     }
 
     /// A body whose end closes `observation`.
     pub fn observed(flow: Flow, observation: Box<Observation>) -> Self {
-        let mut body = Body { flow, observation: Some(observation) };
+        let mut body = Body { flow, observation: Some(observation), cut: None };
         if body.is_end_stream() {
             // Nobody polls a body that has ended already.
             body.close(End::Complete);
@@ -86,6 +88,9 @@ impl HttpBody for Body {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(fault) = self.cut.take() {
+            return Poll::Ready(Some(Err(Cut(fault))));
+        }
         let frame = match &mut self.flow {
             Flow::Fixed(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Flow::H1(download) => ready!(download.poll_frame(cx)),
@@ -101,7 +106,11 @@ impl HttpBody for Body {
             }
             Some(Err(fault)) => {
                 self.close(fault.end());
-                Some(Err(Cut(fault)))
+                // The server forgets what it has not sent yet when a body fails, even the head, and clients send a
+                // request again if a kept connection ends without a byte of an answer. So it gets a turn to send it.
+                self.cut = Some(fault);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             None => {
                 self.close(End::Complete);
@@ -111,11 +120,12 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.flow {
+        let is_done = match &self.flow {
             Flow::Fixed(bytes) => bytes.is_none(),
             Flow::H1(download) => download.is_done(),
             Flow::H2(download) => download.is_done(),
-        }
+        };
+        is_done && self.cut.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
