@@ -11,6 +11,10 @@
 mod harness;
 
 mod admin;
+mod chaos;
+mod chaos_cases;
+mod chaos_relay;
+mod chaos_storm;
 mod counts;
 mod headers;
 mod lifecycle;
