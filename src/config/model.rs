@@ -7,7 +7,7 @@ use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::UserSet;
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::Plan;
-use crate::snapshot::{AccessLog, FixedAnswer, Limits, Secret, UnitSource};
+use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, Secret, UnitSource};
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
@@ -194,6 +194,10 @@ pub struct RolloutConfig {
     pub cohorts: Vec<CohortConfig>,
     /// Which outcomes count against an arm.
     pub errors: ErrorRules,
+    /// Whether stable answers what fails on the canary; never where stable is a fixed answer.
+    pub fallback: Fallback,
+    /// Whether a request with `Idempotency-Key` counts as idempotent whatever its method.
+    pub fallback_by_key: bool,
 }
 
 impl RolloutConfig {

@@ -16,6 +16,8 @@ mod chaos_cases;
 mod chaos_relay;
 mod chaos_storm;
 mod counts;
+mod crossing;
+mod fallback;
 mod headers;
 mod lifecycle;
 mod process;

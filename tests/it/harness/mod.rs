@@ -6,6 +6,7 @@ pub mod caller;
 pub mod chance;
 pub mod client;
 pub mod config;
+pub mod frames;
 pub mod metrics;
 pub mod oracle;
 pub mod origin;
