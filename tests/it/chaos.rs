@@ -7,7 +7,7 @@ use crate::harness::caller::{Caller, Ending};
 use crate::harness::chance::{Telling, requests, rng, seed};
 use crate::harness::metrics::Metrics;
 use crate::harness::oracle::{Form, Framing, Oracle, ask, duplicates, is_right};
-use crate::harness::relay::{At, Fault, Shot};
+use crate::harness::relay::{At, Done, Fault, Shot};
 use crate::harness::wait::eventually;
 use crate::harness::{Config, Relay, Weir};
 use std::collections::BTreeMap;
@@ -26,13 +26,15 @@ pub struct Lane {
     pub oracle: Oracle,
     /// What the upstream speaks.
     pub http2: bool,
+    /// Whether stable may answer what this one failed.
+    pub falls_back: bool,
 }
 
 /// A weir with several lanes, each the canary of a rollout of its own; stable is the same oracle for all.
 pub struct World {
     /// The proxy.
     pub weir: Weir,
-    /// The lanes; requests of the odd ones may fall back on stable.
+    /// The lanes; the odd ones fall back.
     pub lanes: Vec<Arc<Lane>>,
     /// Stable.
     pub steady: Oracle,
@@ -48,7 +50,8 @@ impl World {
             let (name, oracle) = (format!("lane{number}"), Oracle::start(&format!("lane{number}")).await);
             let relay = Relay::to(oracle.origin.address).await;
             let (protocol, address) = (if http2 { "h2" } else { "http/1.1" }, relay.address);
-            let fallback = if number % 2 == 1 { "safe" } else { "off" };
+            let falls_back = number % 2 == 1;
+            let fallback = if falls_back { "safe" } else { "off" };
             write!(
                 text,
                 "\n[upstreams.{name}]\nendpoints = [\"{address}\"]\nprotocol = \"{protocol}\"\n{upstream}\n\
@@ -58,7 +61,7 @@ impl World {
                  [[routes]]\nname = \"{name}\"\nmatch = {{ path_prefix = \"/{name}/\" }}\nrollouts = [\"{name}\"]\n"
             )
             .expect("a text has room");
-            ready.push(Arc::new(Lane { name, relay, oracle, http2 }));
+            ready.push(Arc::new(Lane { name, relay, oracle, http2, falls_back }));
         }
         let config = Config::split(&steady.origin, &steady.origin).workers(workers).tables(&text);
         World { weir: Weir::start(&config).await, lanes: ready, steady }
@@ -161,7 +164,8 @@ impl Runner {
         if !case.pooled {
             self.refresh().await;
         }
-        let (fired, streams) = self.lane.relay.look(|done| (done.fired.len(), done.streams));
+        let look = |done: &Done| (done.fired.len(), done.streams, done.accepted - done.whole);
+        let (fired, streams, broken) = self.lane.relay.look(look);
         match case.shot() {
             Some(shot) => self.lane.relay.arm(shot),
             None => self.lane.relay.listen(false).await,
@@ -170,8 +174,12 @@ impl Runner {
         self.lane.relay.disarm();
         self.lane.relay.listen(true).await;
         let happened = self.lane.relay.look(|done| done.fired.len()) > fired || case.step == Step::BeforeAccept;
-        if let Err(why) = case.allows(happened, &ending, &id) {
+        if let Err(why) = case.allows(happened, self.lane.falls_back, &ending, &id) {
             panic!("{why}: {ending:?}");
+        }
+        if happened && case.breaks() {
+            // What breaks after an answer may do so after its client has it.
+            self.lane.relay.until("the break", |done| done.accepted - done.whole > broken).await;
         }
         let begun = self.lane.relay.look(|done| done.streams) - streams;
         assert!(case.method != "POST" || begun <= 1, "a POST was begun {begun} times");
@@ -222,6 +230,7 @@ async fn sweep(world: World, faults: &[Fault], next: Next, budget: u64, purpose:
     while let Some(lane) = lanes.join_next().await {
         lane.expect("no lane fails");
     }
+    assert!(world.steady.origin.count() > 0, "no request fell back");
     world.settle(faults.contains(&Fault::Garble)).await;
 }
 

@@ -141,8 +141,15 @@ impl Case {
         Some(Shot { at, fault: self.fault, message: None })
     }
 
-    /// Whether the client may see its request end like this; `happened` is whether the fault did.
-    pub fn allows(&self, happened: bool, ending: &Ending, id: &str) -> Result<(), &'static str> {
+    /// Whether a connection ends by it.
+    pub fn breaks(&self) -> bool {
+        matches!(self.fault, Fault::Reset | Fault::Cut) && self.step != Step::BeforeAccept
+    }
+
+    /// Whether the client may see its request end like this; `happened` is whether the fault did, `falls_back` whether
+    /// stable may answer instead.
+    pub fn allows(&self, happened: bool, falls_back: bool, ending: &Ending, id: &str) -> Result<(), &'static str> {
+        let may_succeed = self.may_succeed() || (falls_back && self.method == "GET");
         let right = is_right(ending, id);
         let harmless = self.step == Step::Answered || matches!(self.fault, Fault::Slow { .. });
         match (ending, self.fault) {
@@ -151,7 +158,7 @@ impl Case {
             // A changed byte may make any answer; that it has an end is all one can ask.
             (_, Fault::Garble) => Ok(()),
             (Ending::Answer { status: 200, .. }, _) if !right => Err("a wrong or short success"),
-            (Ending::Answer { status: 200, .. }, _) => self.may_succeed().then_some(()).ok_or("a success from nowhere"),
+            (Ending::Answer { status: 200, .. }, _) => may_succeed.then_some(()).ok_or("a success from nowhere"),
             (Ending::Answer { status: 502..=504, origin: None, .. }, _) => Ok(()),
             (Ending::Answer { .. }, _) => Err("an answer of no one"),
             (Ending::Cut, _) if self.has_head() => Ok(()),

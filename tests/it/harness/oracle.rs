@@ -102,7 +102,9 @@ impl Oracle {
     pub fn submitted(&self, method: &str, relay: Option<&Relay>) -> BTreeMap<String, Submitted> {
         let mut submitted = BTreeMap::<String, Submitted>::new();
         for seen in self.origin.state().requests.iter().filter(|seen| seen.method == method) {
-            let of = submitted.entry(seen.field(ID).unwrap_or_default().to_owned()).or_default();
+            // A changed byte may have hit the field, but not its path as well.
+            let in_path = seen.target.rsplit('/').next().unwrap_or_default();
+            let of = submitted.entry(seen.field(ID).unwrap_or(in_path).to_owned()).or_default();
             of.begun += 1;
             of.whole += u64::from(seen.complete);
         }
