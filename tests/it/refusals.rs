@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const UNIT: &[(&str, &str)] = &[("x-user-id", "u")];
 
-/// A weir whose canary gets everything and soon gives up on a silent upstream.
+/// A weir whose canary gets everything, whatever it makes of it, and that soon gives up on a silent upstream.
 async fn canary(origin: &Origin) -> Weir {
     Weir::start(&impatient(origin)).await
 }
