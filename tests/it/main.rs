@@ -11,6 +11,7 @@
 mod harness;
 
 mod admin;
+mod breaker;
 mod chaos;
 mod chaos_cases;
 mod chaos_relay;
