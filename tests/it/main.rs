@@ -13,6 +13,7 @@ mod harness;
 mod admin;
 mod breaker;
 mod chaos;
+mod chaos_breaker;
 mod chaos_cases;
 mod chaos_relay;
 mod chaos_storm;
