@@ -20,17 +20,27 @@ const CLIENTS: u64 = 12;
 const UPSTREAM: &str = "response_timeout = \"1s\"\nmax_connections = 8";
 const LIMITS: &str = "[limits]\nstream_idle = \"1s\"\n";
 
+/// Where something may happen, and about how many bytes are there.
+const PLACES: [(Way, Part, u64); 7] = [
+    (Way::Up, Part::Opening, 40),
+    (Way::Up, Part::Head, 250),
+    (Way::Up, Part::Body, 250),
+    (Way::Down, Part::Opening, 40),
+    (Way::Down, Part::Head, 60),
+    (Way::Down, Part::Body, 180),
+    (Way::Down, Part::Trailers, 12),
+];
+
 /// What chance has in store for a connection.
 fn fate(rng: &mut Rng, http2: bool) -> Fate {
     if rng.u8(..100) < 3 {
         return Fate { shot: None, refuse_for: Some(Duration::from_millis(rng.u64(1..20))) };
     }
-    let part = [Part::Opening, Part::Head, Part::Body, Part::Trailers];
-    let way = if rng.bool() { Way::Up } else { Way::Down };
+    let (way, part, bytes) = PLACES[rng.usize(..PLACES.len())];
     let anywhere = match rng.u8(..10) {
         0 => At::Accept,
         1 => At::End(Way::Down),
-        _ => At::Byte(way, part[rng.usize(..4)], rng.u64(..80)),
+        _ => At::Byte(way, part, rng.u64(..bytes)),
     };
     // A changed byte that no length and no fragment of a body hides, or one connection's garbage is the next answer.
     let telling = At::Byte(Way::Down, Part::Head, rng.u64(..if http2 { 2 } else { 5 }));
@@ -42,7 +52,7 @@ fn fate(rng: &mut Rng, http2: bool) -> Fate {
         90..98 => (anywhere, Fault::Slow { bytes: rng.usize(8..100), pause: Duration::from_millis(1) }),
         _ => (anywhere, Fault::Stall),
     };
-    Fate { shot: Some(Shot { at, fault, message: Some(rng.u64(..8)) }), refuse_for: None }
+    Fate { shot: Some(Shot { at, fault, message: Some(rng.u64(..6)) }), refuse_for: None }
 }
 
 /// One client's requests; how many of them weir may have begun to send. Some of them are GETs, if it may repeat those.
@@ -75,7 +85,12 @@ async fn storm(http2: bool, purpose: u64) {
     let mut clients = JoinSet::new();
     for (number, lane) in world.lanes.iter().enumerate() {
         let mut chance = rng(purpose + number as u64);
-        lane.relay.schedule(move |_| fate(&mut chance, http2));
+        // Whatever the seed, the first connection breaks.
+        let first = Shot { at: At::Byte(Way::Down, Part::Head, 0), fault: Fault::Reset, message: Some(2) };
+        lane.relay.schedule(move |number| match number {
+            1 => Fate { shot: Some(first), refuse_for: None },
+            _ => fate(&mut chance, http2),
+        });
     }
     for number in 0..CLIENTS {
         let caller = Caller::new(world.weir.address, number % 4 < 2);
@@ -105,6 +120,7 @@ async fn storm(http2: bool, purpose: u64) {
         .await;
     }
     let broken: usize = world.lanes.iter().map(|lane| lane.relay.look(|done| done.fired.len())).sum();
+    println!("{broken} connections met a fault");
     assert!(broken > 0, "a storm without a fault shows nothing");
     world.settle(false).await;
 }

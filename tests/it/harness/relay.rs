@@ -117,7 +117,8 @@ struct Shared {
     listen: watch::Sender<bool>,
     /// Goes up when the open connections are to end, and how.
     ending: watch::Sender<(u64, Fault)>,
-    armed: Mutex<Option<Shot>>,
+    /// The shot that waits for any connection, and whether it stays after going off.
+    armed: Mutex<Option<(Shot, bool)>>,
     schedule: Mutex<Option<Box<Schedule>>>,
 }
 
@@ -149,7 +150,12 @@ impl Relay {
 
     /// The next message that comes to this place meets this fault, on whatever connection.
     pub fn arm(&self, shot: Shot) {
-        *self.shared.armed.lock().expect("nobody panics with it") = Some(shot);
+        *self.shared.armed.lock().expect("nobody panics with it") = Some((shot, false));
+    }
+
+    /// From now on every message that comes to this place meets this fault, on whatever connection.
+    pub fn arm_for_good(&self, shot: Shot) {
+        *self.shared.armed.lock().expect("nobody panics with it") = Some((shot, true));
     }
 
     /// Takes back a shot that has not gone off; whether there was one.
@@ -402,7 +408,12 @@ impl Line {
     /// Lets a shot go off whose time has come: the connection's own, or the one that waits for any connection.
     fn fire(&self, due: impl Fn(&Shot) -> bool) -> Option<Fault> {
         let own = self.scan.borrow_mut().shot.take_if(|shot| due(shot));
-        let armed = || self.shared.armed.lock().expect("nobody panics with it").take_if(|shot| due(shot));
+        let armed = || {
+            let mut armed = self.shared.armed.lock().expect("nobody panics with it");
+            let (shot, stays) = (*armed).filter(|(shot, _)| due(shot))?;
+            armed.take_if(|_| !stays);
+            Some(shot)
+        };
         let shot = own.or_else(armed)?;
         self.shared.done.send_modify(|done| done.fired.push((self.number, shot)));
         Some(shot.fault)
