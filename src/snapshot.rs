@@ -4,6 +4,7 @@
 //! generation number moved. A request keeps the snapshot it started under to its end.
 
 use crate::latch::{Guard, Latch};
+use crate::rollout::Arm;
 use crate::rollout::assign::Split;
 use crate::rollout::outcome::ErrorRules;
 use crate::tally::{Cell, Decisions, PerWorker, Series, Units, WorkerCounts};
@@ -11,7 +12,7 @@ use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,15 @@ impl Snapshot {
     /// Whether the forwarding headers of that peer are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+
+    /// Whether an arm has somewhere to go: its upstream has a healthy endpoint. A fixed answer always has; an arm of
+    /// headers only goes where the route says and is not to blame for what is there.
+    pub fn arm_is_healthy(&self, rollout: usize, arm: Arm) -> bool {
+        match self.rollouts.get(rollout).and_then(|rollout| rollout.arms.get(arm.index())).map(|arm| &arm.to) {
+            Some(ArmTarget::Upstream(index)) => self.upstreams.get(*index).is_some_and(Upstream::is_healthy),
+            Some(ArmTarget::Respond(_) | ArmTarget::Route) | None => true,
+        }
     }
 }
 
@@ -248,6 +258,15 @@ pub struct Upstream {
     pub active: Arc<PerWorker<Cell>>,
     /// Connections in the pool.
     pub idle: Arc<PerWorker<Cell>>,
+    /// How often an endpoint was passed over for a while because requests to it failed in a row.
+    pub ejections: Arc<PerWorker<Cell>>,
+}
+
+impl Upstream {
+    /// Whether any of its endpoints is healthy, or not checked. Without a known address it is not.
+    pub fn is_healthy(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.health.is_up())
+    }
 }
 
 /// One address of an upstream.
@@ -261,6 +280,28 @@ pub struct Endpoint {
     pub server_name: Option<rustls_pki_types::ServerName<'static>>,
     /// Where to connect.
     pub address: SocketAddr,
+    /// Whether requests may go there.
+    pub health: Arc<Health>,
+}
+
+/// Whether requests may go to an endpoint: up unless its health checks say otherwise. All snapshots that name the
+/// endpoint share it, so that a change takes effect without a publication. The health checks alone write it.
+#[derive(Debug, Default)]
+pub struct Health {
+    down: AtomicBool,
+}
+
+impl Health {
+    /// Whether requests may go there.
+    #[inline]
+    pub fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the checks found.
+    pub fn set(&self, up: bool) {
+        self.down.store(!up, Ordering::Relaxed);
+    }
 }
 
 /// Who may force an arm.

@@ -37,6 +37,9 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, body: Incoming) -> Resul
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
+        if !failed.stale {
+            failed.lease.failed(failed.fault);
+        }
         let again = failed.unsent.is_some() || (failed.stale && repeatable);
         if last || !again {
             return Err(failed.fault);

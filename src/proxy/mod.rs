@@ -20,6 +20,7 @@ mod attempt;
 mod body;
 mod chunked;
 mod conn;
+mod ejection;
 mod fault;
 mod flags;
 mod forward;

@@ -13,6 +13,7 @@ mod harness;
 mod admin;
 mod counts;
 mod headers;
+mod health;
 mod lifecycle;
 mod process;
 mod protocols;
