@@ -424,6 +424,7 @@ mod tests {
             weight,
             cohorts: vec![cohort("internal", false), Cohort { enabled: false, ..cohort("off", false) }],
             requires,
+            probe: None,
         };
         vec![split("objects", Weight::ZERO, None), split("chat", Weight::FULL, Some(0))]
     }

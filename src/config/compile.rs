@@ -49,10 +49,17 @@ pub fn splits(config: &Config, live: &Live) -> Vec<Split> {
             weight,
             cohorts: rollout.cohorts.iter().map(|it| cohort(it, word)).collect(),
             requires: rollout.requires,
+            probe: Some((rollout.bucketer.probe_share(), PROBE)),
         }
     };
     config.rollouts.iter().map(split).collect()
 }
+
+/// The trickle of a breaker that says nothing of its own.
+const PROBE: Weight = match Weight::from_percent(1) {
+    Some(share) => share,
+    None => Weight::ZERO,
+};
 
 /// Phase and weight of a rollout. One with stages, or switched off by the config, is pending whatever anyone says: this
 /// version cannot carry a plan out, and stable is the safe side.

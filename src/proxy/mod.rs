@@ -38,4 +38,5 @@ mod route;
 mod shared;
 mod unit;
 mod upload;
+mod watch;
 pub mod worker;
