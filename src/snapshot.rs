@@ -4,7 +4,6 @@
 //! generation number moved. A request keeps the snapshot it started under to its end.
 
 use crate::latch::{Guard, Latch};
-use crate::rollout::Arm;
 use crate::rollout::assign::Split;
 use crate::rollout::outcome::ErrorRules;
 use crate::tally::{Cell, Decisions, PerWorker, Series, Units, WorkerCounts};
@@ -52,13 +51,21 @@ impl Snapshot {
         self.trusted_proxies.iter().any(|net| net.contains(&peer))
     }
 
-    /// Whether an arm has somewhere to go: its upstream has a healthy endpoint. A fixed answer always has; an arm of
-    /// headers only goes where the route says and is not to blame for what is there.
-    pub fn arm_is_healthy(&self, rollout: usize, arm: Arm) -> bool {
-        match self.rollouts.get(rollout).and_then(|rollout| rollout.arms.get(arm.index())).map(|arm| &arm.to) {
-            Some(ArmTarget::Upstream(index)) => self.upstreams.get(*index).is_some_and(Upstream::is_healthy),
-            Some(ArmTarget::Respond(_) | ArmTarget::Route) | None => true,
+    /// Whether the canary of a rollout has somewhere to go, or stable has not either because both lead to the same
+    /// upstream: that is nobody's fault. Where the route says, or what is a fixed answer, is always somewhere.
+    #[inline]
+    pub fn canary_is_healthy(&self, rollout: &Rollout) -> bool {
+        let [stable, canary] = &rollout.arms;
+        match (&stable.to, &canary.to) {
+            (ArmTarget::Upstream(stable), ArmTarget::Upstream(canary)) if stable == canary => true,
+            (_, ArmTarget::Upstream(canary)) => self.upstreams.get(*canary).is_some_and(Upstream::is_healthy),
+            (_, ArmTarget::Respond(_) | ArmTarget::Route) => true,
         }
+    }
+
+    /// Whether the upstream of that name has a healthy endpoint; one that is not there has none.
+    pub fn is_healthy(&self, upstream: &str) -> bool {
+        self.upstreams.iter().any(|present| *present.name == *upstream && present.is_healthy())
     }
 }
 
@@ -264,6 +271,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// Whether any of its endpoints is healthy, or not checked. Without a known address it is not.
+    #[inline]
     pub fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.health.is_up())
     }

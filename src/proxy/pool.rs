@@ -127,12 +127,6 @@ impl Pools {
 }
 
 impl UpstreamPool {
-    /// Whether any endpoint is healthy. Asked before an attempt, so that an arm without one is left out and nothing of
-    /// the detour enters its numbers.
-    pub fn has_healthy(&self) -> bool {
-        self.endpoints.iter().any(|pool| pool.is_healthy())
-    }
-
     /// The healthy endpoint with the fewest requests under way, other than `except`; ties go round. Those that failed
     /// lately come last.
     pub fn pick(&self, except: Option<&Lease>) -> Option<Lease> {

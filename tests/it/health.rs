@@ -153,6 +153,51 @@ async fn stable_without_a_healthy_endpoint_answers_503_at_once_and_sends_nothing
     weir.stop().await;
 }
 
+#[tokio::test]
+async fn a_canary_without_a_healthy_endpoint_costs_its_users_nothing_whatever_they_ask_for() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let well = switched(&new);
+    let health = often("unhealthy_after = 1, healthy_after = 1");
+    let config = Config::split(&legacy, &new).workers(1).weight("100%").upstreams(&health);
+    let weir = Weir::start(&config.rollout("expose_arm = true")).await;
+    let mut client = Client::http1(weir.address).await;
+    assert_eq!(client.get("/", UNIT).await.origin(), "new");
+    let sick = |metrics: &Metrics| metrics.sum("weir_upstream_healthy", &[("upstream", "new")]) == 0.0;
+
+    well.store(false, Ordering::Relaxed);
+    weir.metrics_until("an unhealthy canary", sick).await;
+    for number in 0..40 {
+        let (method, body) = if number % 2 == 0 { ("GET", "") } else { ("POST", "some body") };
+        let got = client.call(method, "/", UNIT, sized(body)).await;
+        assert_eq!((got.status, got.origin()), (200, "legacy"), "{method}");
+        assert_eq!(got.field("x-weir-arm"), Some("chat=stable"));
+    }
+    let seen = legacy.state().requests.into_iter().rfind(|seen| seen.target != PATH).expect("a request");
+    assert!(seen.field("x-weir-rollout").is_some_and(|value| value.contains("reason=breaker")), "{:?}", seen.fields);
+    let ended = |metrics: &Metrics| metrics.count("weir_requests_total", &[]) == 41;
+    let metrics = weir.metrics_until("all ends", ended).await;
+    assert_eq!(metrics.count("weir_requests_total", &[("arm", "canary")]), 1, "it is not the canary's failure");
+    assert_eq!(metrics.count("weir_request_errors_total", &[]), 0);
+    assert_eq!(metrics.count("weir_decisions_total", &[("reason", "breaker")]), 40);
+    assert_eq!(served(&new), 1);
+
+    well.store(true, Ordering::Relaxed);
+    weir.metrics_until("a healthy canary", |metrics| !sick(metrics)).await;
+    eventually("the canary's share", async || (client.origin_of("u").await == "new").then_some(())).await;
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_canary_whose_name_has_no_address_is_left_to_stable() {
+    let legacy = Origin::start("legacy").await;
+    let weir = Weir::start(&Config::to(&legacy.address.to_string(), "nothing.invalid:80").weight("100%")).await;
+    let mut client = Client::http1(weir.address).await;
+    for method in ["GET", "POST"] {
+        assert_eq!(client.call(method, "/", UNIT, sized("")).await.origin(), "legacy", "{method}");
+    }
+    weir.stop().await;
+}
+
 type Script = Box<dyn Fn() -> Reply + Send + Sync>;
 
 /// What an endpoint may say to a check, and what `last_error` begins with; none if it passes.

@@ -3,6 +3,7 @@
 mod changes;
 mod files;
 mod forms;
+mod health;
 mod hostile;
 mod mistakes;
 mod overrides;
