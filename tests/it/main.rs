@@ -16,6 +16,7 @@ mod counts;
 mod crossing;
 mod fallback;
 mod headers;
+mod health;
 mod lifecycle;
 mod process;
 mod protocols;

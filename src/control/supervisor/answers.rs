@@ -2,6 +2,7 @@
 
 use super::super::exposition::{self, Stand};
 use super::super::inbox::Command;
+use super::super::probe::UpstreamReport;
 use super::super::reload::Asker;
 use super::{Denied, Supervisor};
 use crate::clock::Time;
@@ -20,6 +21,7 @@ impl Supervisor {
         match command {
             Command::Change { rollout, input, reply } => drop(reply.send(self.change(&rollout, input))),
             Command::Rollouts { window, reply } => drop(reply.send(self.reports(window))),
+            Command::Upstreams { reply } => drop(reply.send(self.upstreams())),
             Command::Reload { origin, reply } => {
                 self.reloader.want(Asker { origin, quiet: false, reply: Some(reply) });
             }
@@ -108,8 +110,13 @@ impl Supervisor {
         };
         let stands: Vec<Stand> = self.engine.standings().map(stand).collect();
         let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);
+        text.push_str(&exposition::upstreams(&self.upstreams()));
         text.push_str(&self.facade.render());
         text
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamReport> {
+        self.prober.report(&self.config, self.publisher.present().as_deref())
     }
 
     /// One line per thing an operator should know.
