@@ -58,7 +58,9 @@ impl Supervisor {
         Err(Denied::Invalid { field: "weight".into(), message })
     }
 
-    fn reports(&self, window: Duration) -> Vec<RolloutReport> {
+    /// How every rollout stands, with what has been counted up to now.
+    fn reports(&mut self, window: Duration) -> Vec<RolloutReport> {
+        self.collect();
         let (snapshot, now) = (self.publisher.present(), self.clock.now());
         self.engine.standings().map(|standing| self.report(&standing, snapshot.as_deref(), window, now)).collect()
     }
