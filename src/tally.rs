@@ -294,6 +294,8 @@ pub enum GaugeKey {
     UpstreamActive(Arc<str>),
     /// Upstream connections in the pool.
     UpstreamIdle(Arc<str>),
+    /// Ejections of an upstream's endpoints; only ever goes up.
+    UpstreamEjections(Arc<str>),
 }
 
 impl Registry {

@@ -89,7 +89,7 @@ const HOMES: &[(&str, &[&str], &[&str])] = &[
             "thread::spawn",
             "thread::scope",
         ],
-        &["src/control/", "src/cli/serve.rs", "src/proxy/worker.rs", "src/proxy/access.rs"],
+        &["src/control/", "src/cli/serve.rs", "src/cli/log.rs", "src/proxy/worker.rs", "src/proxy/access.rs"],
     ),
     (
         "the operating system's clocks",

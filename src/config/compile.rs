@@ -108,6 +108,7 @@ fn upstream(config: &UpstreamConfig, live: &Live, registry: &mut Registry) -> Up
         max_connections: config.max_connections,
         active: registry.gauge(GaugeKey::UpstreamActive(Arc::clone(&config.name))),
         idle: registry.gauge(GaugeKey::UpstreamIdle(Arc::clone(&config.name))),
+        ejections: registry.gauge(GaugeKey::UpstreamEjections(Arc::clone(&config.name))),
     }
 }
 

@@ -4,6 +4,7 @@
 //! only. What happens off the request path is counted by `facade` and joined by the supervisor.
 
 use super::collect::{Collector, Reading};
+use super::probe::UpstreamReport;
 use crate::rollout::Arm;
 use crate::rollout::breaker::{self, Cause};
 use crate::rollout::bucket::Weight;
@@ -42,6 +43,22 @@ pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> S
     rollouts(&mut text, stands);
     breakers(&mut text, &sums, stands);
     process(&mut text, registry);
+    text.0
+}
+
+/// Writes how the endpoints of the upstreams do. A name that stands for several addresses is one endpoint here: addresses
+/// come and go, and labels come from the config only.
+pub fn upstreams(reports: &[UpstreamReport]) -> String {
+    let mut text = Text::default();
+    let help = "1 if requests may go to the endpoint, 0 if not; of a name with several addresses the healthy share.";
+    text.family("weir_upstream_healthy", "gauge", help);
+    for upstream in reports {
+        for rows in upstream.endpoints.chunk_by(|one, next| one.endpoint == next.endpoint) {
+            let healthy = rows.iter().filter(|row| row.healthy).count() as f64 / rows.len() as f64;
+            let endpoint = rows.first().map_or("", |row| &*row.endpoint);
+            text.sample("", &[("upstream", &upstream.name), ("endpoint", endpoint)], healthy);
+        }
+    }
     text.0
 }
 
@@ -234,7 +251,14 @@ fn process(text: &mut Text, registry: &Registry) {
             GaugeKey::UpstreamIdle(upstream) => {
                 text.sample("", &[("upstream", upstream), ("state", "idle")], sum(cells));
             }
-            GaugeKey::Connections(_) => {}
+            GaugeKey::Connections(_) | GaugeKey::UpstreamEjections(_) => {}
+        }
+    }
+    let help = "How often a worker passed an endpoint over for a while because requests to it failed in a row.";
+    text.family("weir_upstream_ejections_total", "counter", help);
+    for (key, cells) in registry.all_gauges() {
+        if let GaugeKey::UpstreamEjections(upstream) = key {
+            text.sample("", &[("upstream", upstream)], sum(cells));
         }
     }
     text.family("weir_connections", "gauge", "Open client connections, by the listener's address.");

@@ -48,6 +48,9 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoin
             Ok(answer) => return Ok(answer),
             Err(failed) => *failed,
         };
+        if !stale {
+            tried.failed(fault);
+        }
         let again = unsent.is_some() || (stale && repeatable);
         let next = match fault {
             _ if last || !again => None,

@@ -47,6 +47,7 @@ impl Exchange {
         let result = in_time(way, |cx| (self.poll_head(cx, method, bytes_max), self.progress())).await;
         match result {
             Ok(head) => {
+                self.lease.answered();
                 let download = Download::new(self, &head, way.limits.stream_idle);
                 Ok((head, download))
             }
@@ -215,7 +216,9 @@ impl Download {
 
     fn fail(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.uploaded = self.uploaded();
-        self.exchange = None;
+        if let Some(exchange) = self.exchange.take() {
+            exchange.lease.failed(fault);
+        }
         self.state = State::Done;
         Poll::Ready(Some(Err(fault)))
     }

@@ -21,6 +21,7 @@ mod body;
 mod budget;
 mod chunked;
 mod conn;
+mod ejection;
 mod fallback;
 mod fault;
 mod flags;

@@ -21,6 +21,7 @@ mod counts;
 mod crossing;
 mod fallback;
 mod headers;
+mod health;
 mod lifecycle;
 mod process;
 mod protocols;
