@@ -102,9 +102,10 @@ impl Oracle {
     pub fn submitted(&self, method: &str, relay: Option<&Relay>) -> BTreeMap<String, Submitted> {
         let mut submitted = BTreeMap::<String, Submitted>::new();
         for seen in self.origin.state().requests.iter().filter(|seen| seen.method == method) {
-            // A changed byte may have hit the field, but not its path as well.
-            let in_path = seen.target.rsplit('/').next().unwrap_or_default();
-            let of = submitted.entry(seen.field(ID).unwrap_or(in_path).to_owned()).or_default();
+            // One changed byte can turn an id into another one, but not twice alike.
+            let (in_path, in_field) = (seen.target.rsplit('/').next().unwrap_or_default(), seen.field(ID));
+            let id = if in_field == Some(in_path) { in_path.to_owned() } else { format!("{in_path} {in_field:?}") };
+            let of = submitted.entry(id).or_default();
             of.begun += 1;
             of.whole += u64::from(seen.complete);
         }
