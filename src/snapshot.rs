@@ -82,6 +82,8 @@ pub struct Route {
     pub rollouts: ArrayVec<RouteRollout, ROLLOUTS_PER_ROUTE_MAX>,
     /// Counts of requests if no rollout applies.
     pub plain: Arc<PerWorker<Series>>,
+    /// Whether a WebSocket may be opened here.
+    pub websocket: bool,
 }
 
 /// One rollout on one route.
@@ -148,6 +150,10 @@ pub struct Rollout {
     pub guard: Option<Guard>,
     /// Whether stable answers a failed canary request.
     pub fallback: Fallback,
+    /// The time within which the canary's long streams end when the canary has lost its share; none leaves them.
+    pub close_streams: Option<Duration>,
+    /// Counts the streams that were ended so.
+    pub streams_closed: Arc<PerWorker<Cell>>,
 }
 
 /// Whether stable answers a request that failed on the canary.

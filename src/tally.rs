@@ -215,7 +215,7 @@ impl<T> PerWorker<T> {
 }
 
 /// Every way in which weir refuses a request, in the order of `WorkerCounts::refused`: words of log and metric.
-pub const REFUSALS: [&str; 14] = [
+pub const REFUSALS: [&str; 15] = [
     "bad_host",
     "bad_framing",
     "method",
@@ -230,6 +230,7 @@ pub const REFUSALS: [&str; 14] = [
     "protocol",
     "client_left",
     "client_slow",
+    "websocket",
 ];
 
 /// What a worker counts that belongs to no rollout.
@@ -264,6 +265,8 @@ pub enum GaugeKey {
     UpstreamActive(Arc<str>),
     /// Upstream connections in the pool.
     UpstreamIdle(Arc<str>),
+    /// Long streams that were ended because a rollout's canary had lost its share; only goes up.
+    StreamsClosed(Arc<str>),
 }
 
 impl Registry {

@@ -124,6 +124,7 @@ fn route(config: &RouteConfig, all: &Config, registry: &mut Registry) -> Route {
         upstream: config.upstream,
         rollouts,
         plain: registry.series(SeriesKey::Plain { route: Arc::clone(&config.name) }),
+        websocket: config.websocket,
     }
 }
 
@@ -158,6 +159,8 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         canary_units: registry.units(name),
         guard: None,
         fallback: Fallback::Off,
+        close_streams: config.close_streams,
+        streams_closed: registry.gauge(GaugeKey::StreamsClosed(Arc::clone(name))),
     }
 }
 

@@ -167,6 +167,8 @@ pub struct RouteConfig {
     pub upstream: Option<usize>,
     /// Rollouts that apply, in order: an index into `rollouts`, and whether it is the one that chooses the upstream.
     pub rollouts: Vec<(usize, bool)>,
+    /// Whether a WebSocket may be opened there.
+    pub websocket: bool,
 }
 
 /// One rollout.
@@ -194,6 +196,8 @@ pub struct RolloutConfig {
     pub cohorts: Vec<CohortConfig>,
     /// Which outcomes count against an arm.
     pub errors: ErrorRules,
+    /// The time within which its canary's long streams end when the canary has lost its share; none leaves them.
+    pub close_streams: Option<Duration>,
 }
 
 impl RolloutConfig {

@@ -161,6 +161,7 @@ impl Names {
     fn has_gauge(&self, key: &GaugeKey) -> bool {
         match key {
             GaugeKey::UpstreamActive(upstream) | GaugeKey::UpstreamIdle(upstream) => self.upstreams.contains(upstream),
+            GaugeKey::StreamsClosed(rollout) => self.rollouts.contains_key(rollout),
             GaugeKey::Connections(_) => true,
         }
     }

@@ -186,7 +186,14 @@ fn process(text: &mut Text, registry: &Registry) {
             GaugeKey::UpstreamIdle(upstream) => {
                 text.sample("", &[("upstream", upstream), ("state", "idle")], sum(cells));
             }
-            GaugeKey::Connections(_) => {}
+            GaugeKey::Connections(_) | GaugeKey::StreamsClosed(_) => {}
+        }
+    }
+    let help = "Long streams that were ended because the canary had lost its share.";
+    text.family("weir_streams_closed_total", "counter", help);
+    for (key, cells) in registry.all_gauges() {
+        if let GaugeKey::StreamsClosed(rollout) = key {
+            text.sample("", &[("rollout", rollout)], sum(cells));
         }
     }
     text.family("weir_connections", "gauge", "Open client connections, by the listener's address.");

@@ -3,6 +3,7 @@
 //! Everything here belongs to one thread; nothing is locked.
 
 use super::access::{Line, Log};
+use super::lasting::Streams;
 use super::pool::{Pools, UpstreamPool};
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
@@ -43,6 +44,8 @@ pub struct Worker {
     accepting: RefCell<Vec<Waker>>,
     /// Told when the last connection is gone.
     empty: Notify,
+    /// The streams that last.
+    pub streams: Streams,
 }
 
 /// A snapshot with this worker's pools for it.
@@ -106,6 +109,7 @@ impl Worker {
             seats: RefCell::default(),
             accepting: RefCell::default(),
             empty: Notify::new(),
+            streams: Streams::default(),
         }
     }
 

@@ -21,8 +21,9 @@ use super::headers::{Ids, Rewrite};
 use super::local::{Adopted, Worker};
 use super::observe::Observation;
 use super::refusal::Refusal;
+use super::tunnel::Tunnel;
 use super::unit::RequestAsker;
-use super::{flags, route};
+use super::{flags, route, websocket};
 use crate::clock::Time;
 use crate::rollout::assign::{Decision, Split, decide};
 use crate::rollout::outcome::End;
@@ -60,7 +61,8 @@ pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
         Ok(response) => response,
         Err(refusal) => exchange.refuse(refusal, line),
     };
-    if worker.is_draining() && parts.version <= Version::HTTP_11 {
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if worker.is_draining() && parts.version <= Version::HTTP_11 && !switches {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -74,6 +76,10 @@ impl Exchange<'_> {
             return Ok(answer);
         }
         let (index, route) = route::find(snapshot, self.parts, host).ok_or(Refusal::NoRoute)?;
+        let websocket = websocket::is_asked_for(self.parts);
+        if websocket && !route.websocket {
+            return Err(Refusal::WebSocket);
+        }
 
         let trusted = snapshot.trusts(self.client.address);
         let asker = RequestAsker::new(self.worker, snapshot, self.parts, self.client, trusted);
@@ -88,6 +94,7 @@ impl Exchange<'_> {
         let shown = shown(snapshot, route, &decisions);
         let rewrite = Rewrite {
             parts: self.parts,
+            websocket,
             client: self.client,
             trusted,
             host,
@@ -114,7 +121,14 @@ impl Exchange<'_> {
         };
 
         observation.answered(answer.status, &answer.headers);
-        let mut response = Response::new(Body::observed(answer.flow, observation));
+        let body = match answer.flow {
+            Flow::Switched(upstream) => {
+                self.client.switch(Tunnel::new(upstream, observation, snapshot.limits.stream_idle));
+                Body::empty()
+            }
+            flow => Body::observed(flow, observation, &answer.headers),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
         expose(response.headers_mut(), snapshot, route, &decisions);

@@ -1,7 +1,7 @@
 //! A worker: one thread, one current-thread runtime, its own listeners, pools and tallies. Connections never move.
 
 use super::access::Log;
-use super::conn;
+use super::{conn, lasting};
 pub use super::local::Drain;
 use super::local::Worker;
 use crate::clock::Clock;
@@ -96,6 +96,7 @@ async fn run(start: Start) {
         }
     }
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    tokio::task::spawn_local(lasting::watch(Rc::clone(&worker)));
 
     while drain.changed().await.is_ok() {
         let stage = *drain.borrow_and_update();

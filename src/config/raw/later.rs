@@ -1,6 +1,7 @@
 //! Sections of the contract that this version reads and checks but does not carry out: breaker, shadow, plan, criteria
 //! sources and notifications, as they are written.
 
+use super::CloseStreams;
 use crate::config::decode::{Bytes, Decode, Map, Path, Shape, Spot, Switch, Url, section, words};
 use crate::config::problem::Problems;
 use crate::config::tree::{Kind, Node};
@@ -34,6 +35,9 @@ section! {
         fallback: [optional] Fallback = "safe",
         /// Whether the canary is spared when stable is as bad.
         both_arms: [optional] BothArms = "trip",
+        /// What becomes of the canary's long streams when it is tripped, killed or rolled back: WebSockets, server-sent events,
+        /// gRPC streams. `"leave"`, or the time within which they are ended politely.
+        close_streams: [optional] CloseStreams = "leave",
     }
 }
 

@@ -6,6 +6,7 @@ use crate::config::decode::{FilePath, Map, SecretText, Shape, Spot, section, wor
 use crate::config::problem::Problems;
 use crate::config::tree::{Kind, Node};
 use crate::rollout::bucket::Weight;
+use std::time::Duration;
 
 section! {
     /// One controlled change: who is bucketed, by what, and where the two arms lead.
@@ -100,6 +101,28 @@ impl Decode for Seed {
         match node.kind {
             Kind::Integer(value) => Some(Seed(value.to_string())),
             _ => String::decode(node, path, problems).map(Seed),
+        }
+    }
+}
+
+/// What becomes of the canary's long streams when the canary has lost its share.
+#[derive(Clone, Copy, Debug)]
+pub enum CloseStreams {
+    /// They go on.
+    Leave,
+    /// They are ended within this time.
+    Within(Duration),
+}
+
+impl Decode for CloseStreams {
+    fn shape() -> Shape {
+        Shape::Either(vec![Shape::Span, Shape::Word(&["leave"])])
+    }
+
+    fn decode(node: &Node, path: &Path<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        match &node.kind {
+            Kind::Text(text) if text == "leave" => Some(CloseStreams::Leave),
+            _ => Duration::decode(node, path, problems).map(CloseStreams::Within),
         }
     }
 }
