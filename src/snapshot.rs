@@ -296,7 +296,7 @@ pub struct Limits {
     pub keep_alive_idle: Duration,
     /// Request body without a byte, where the client is the one to send it.
     pub body_idle: Duration,
-    /// Answer without a byte; `Duration::MAX` is no limit.
+    /// Answer without a byte, or tunnel without one either way; `Duration::MAX` is no limit.
     pub stream_idle: Duration,
     /// Header fields of a request.
     pub max_headers: usize,

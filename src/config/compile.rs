@@ -13,7 +13,8 @@ use crate::rollout::assign::{Phase, Split};
 use crate::rollout::bucket::Weight;
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Fallback, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
+    ArmRoute, ArmTarget, Fallback, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot,
+    Upstream,
 };
 use crate::tally::{GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;

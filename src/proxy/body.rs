@@ -156,6 +156,7 @@ impl Body {
 
     /// Follows a frame. A stream that is to end loses what begins behind the place where it can.
     fn follow(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let is_last = self.is_end_stream();
         let (ending, asked) = match &mut self.lasting {
             Lasting::No => return frame,
             Lasting::Perhaps(ending, frames) => {
@@ -168,7 +169,10 @@ impl Body {
             Ok(data) => data,
             Err(frame) => return frame,
         };
-        if asked && let Some(end) = ending.boundary.within(&data) {
+        if asked
+            && !is_last
+            && let Some(end) = ending.boundary.within(&data)
+        {
             data.truncate(end);
         }
         ending.boundary.pass(&data);

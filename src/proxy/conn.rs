@@ -158,7 +158,8 @@ where
     match protocol {
         Protocol::Http1 => {
             let mut connection = http1_builder(limits).serve_connection(io, service);
-            let ended = run(seat, Pin::new(&mut connection), patience, |connection| connection.graceful_shutdown()).await;
+            let ended =
+                run(seat, Pin::new(&mut connection), patience, |connection| connection.graceful_shutdown()).await;
             if let (Ok(()), Some(tunnel)) = (ended, client.tunnel.take()) {
                 let parts = connection.into_parts();
                 tunnel.run(parts.io.into_inner(), parts.read_buf).await;

@@ -8,8 +8,8 @@
 use super::ending::Kind;
 use super::local::Worker;
 use crate::clock::Time;
-use crate::rollout::assign::{Phase, Switches};
-use crate::snapshot::Snapshot;
+use crate::rollout::assign::{Phase, Split, Switches};
+use crate::snapshot::{Rollout, Snapshot};
 use crate::tally::{Cell as Count, PerWorker};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -199,7 +199,7 @@ impl Streams {
 /// Brings the list of rollouts up to date with their latches.
 fn update(lost: &mut Vec<Lost>, now: Time, snapshot: &Snapshot) {
     let rollouts = || snapshot.splits.iter().zip(&snapshot.rollouts);
-    let found = |split: &crate::rollout::assign::Split, rollout: &crate::snapshot::Rollout| {
+    let found = |split: &Split, rollout: &Rollout| {
         let window = rollout.close_streams?;
         loss(rollout.latch.read(), split.phase).map(|killed| (killed, window))
     };
@@ -235,7 +235,7 @@ const HALF_OPEN: u64 = 1 << 2;
 
 /// The part of `window` that a stream has to end politely.
 fn grace(window: Duration) -> Duration {
-    GRACE_MAX.min(window / 4)
+    GRACE_MAX.min(window.checked_div(4).unwrap_or_default())
 }
 
 impl Entry {
@@ -267,8 +267,9 @@ impl Entry {
                 let why = Why::Lost(Arc::clone(&lost.rollout), Arc::clone(&lost.counted));
                 *plan = Some(Plan { at, by: at.plus(grace(lost.window)), why });
             }
-            (Some(Plan { why: Why::Lost(rollout, _), .. }), _) if self.asked.get() == Asked::No => {
-                if !lost.iter().any(|lost| lost.rollout == *rollout && self.is_lost_with(lost)) {
+            (Some(Plan { why: Why::Lost(rollout, _), .. }), _) => {
+                let still = lost.iter().any(|lost| lost.rollout == *rollout && self.is_lost_with(lost));
+                if !still && self.asked.get() == Asked::No {
                     *plan = None;
                 }
             }
@@ -281,7 +282,7 @@ impl Entry {
     fn plan_to_finish(&self, since: Time, drain_timeout: Duration) {
         let at = match self.kind {
             Kind::Tunnel | Kind::Events => since,
-            Kind::Grpc => since.plus(drain_timeout / 2),
+            Kind::Grpc => since.plus(drain_timeout.checked_div(2).unwrap_or_default()),
             Kind::Other => return,
         };
         let mut plan = self.plan.borrow_mut();

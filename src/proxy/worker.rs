@@ -1,9 +1,9 @@
 //! A worker: one thread, one current-thread runtime, its own listeners, pools and tallies. Connections never move.
 
 use super::access::Log;
-use super::{conn, lasting};
 pub use super::local::Drain;
 use super::local::Worker;
+use super::{conn, lasting};
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
 use socket2::{Domain, Protocol, Socket, Type};

@@ -22,13 +22,15 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// `weir serve` as a process of its own; it is killed if a test fails before it ends.
-struct Process {
+pub struct Process {
     child: Child,
-    address: SocketAddr,
+    /// Where clients connect.
+    pub address: SocketAddr,
 }
 
 impl Process {
-    async fn start(file: &Path) -> Process {
+    /// Starts it and waits until it listens.
+    pub async fn start(file: &Path) -> Process {
         // The port is free now and was ours a moment ago; the config needs it as text.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -61,7 +63,7 @@ impl Process {
     }
 
     /// How many descriptors it has open.
-    fn descriptors(&self) -> usize {
+    pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 }
