@@ -109,6 +109,29 @@ pub struct Units {
 #[derive(Debug)]
 pub struct UnitCells(Box<[Cell]>);
 
+impl UnitCells {
+    /// Counts one request in its unit's slot of every row; only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, slots: [usize; UNIT_ROWS]) {
+        self.cells(slots).for_each(|cell| cell.add(1));
+    }
+
+    /// Takes one request away again; only the owning worker may call this.
+    #[inline]
+    pub fn sub(&self, slots: [usize; UNIT_ROWS]) {
+        self.cells(slots).for_each(|cell| cell.sub(1));
+    }
+
+    /// The counts, row by row.
+    pub fn read(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(Cell::read)
+    }
+
+    fn cells(&self, slots: [usize; UNIT_ROWS]) -> impl Iterator<Item = &Cell> {
+        self.0.chunks_exact(UNIT_SLOTS).zip(slots).filter_map(|(row, slot)| row.get(slot))
+    }
+}
+
 impl Default for Units {
     fn default() -> Self {
         Units { failures: UnitCells::default(), slow: UnitCells::default(), waiting: UnitCells::default() }

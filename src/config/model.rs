@@ -7,7 +7,7 @@ use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::UserSet;
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::Plan;
-use crate::snapshot::{AccessLog, FixedAnswer, Limits, Secret, UnitSource};
+use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, Secret, UnitSource};
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
@@ -196,6 +196,8 @@ pub struct RolloutConfig {
     pub cohorts: Vec<CohortConfig>,
     /// Which outcomes count against an arm.
     pub errors: ErrorRules,
+    /// Whether stable answers what fails on the canary; never where stable is a fixed answer.
+    pub fallback: Fallback,
     /// The time within which its canary's long streams end when the canary has lost its share; none leaves them.
     pub close_streams: Option<Duration>,
 }

@@ -5,6 +5,7 @@
 
 use super::collect::{Collector, Reading};
 use crate::rollout::Arm;
+use crate::rollout::breaker::{self, Cause};
 use crate::rollout::bucket::Weight;
 use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
@@ -21,8 +22,12 @@ pub struct Stand {
     pub rollout: Arc<str>,
     /// Where it is in its life.
     pub state: State,
-    /// The weight in force, kill aside.
+    /// The weight in force, kill and breaker aside.
     pub weight: Weight,
+    /// Where its breaker stands.
+    pub breaker: breaker::State,
+    /// Trips since the start, by cause.
+    pub tripped: [u64; Cause::ALL.len()],
 }
 
 /// Writes every metric of the request path in the text format of Prometheus, version 0.0.4.
@@ -34,6 +39,7 @@ pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> S
     bodies(&mut text, &sums);
     decisions(&mut text, collector);
     rollouts(&mut text, stands);
+    breakers(&mut text, &sums, stands);
     process(&mut text, registry);
     text.0
 }
@@ -47,6 +53,7 @@ struct Sums {
     by_route: BTreeMap<(Arc<str>, Arm, Arc<str>), [u64; CodeClass::COUNT]>,
     by_arm: BTreeMap<ArmKey, Reading>,
     forced: BTreeMap<ArmKey, [u64; CodeClass::COUNT]>,
+    probes: BTreeMap<Arc<str>, [u64; CodeClass::COUNT]>,
     by_cohort: BTreeMap<(Arc<str>, Arm, Arc<str>), [u64; CodeClass::COUNT]>,
 }
 
@@ -62,7 +69,10 @@ impl Sums {
                     sums.forced.insert((Arc::clone(rollout), *arm), reading.codes);
                     continue;
                 }
-                SeriesKey::Probe { .. } => continue,
+                SeriesKey::Probe { rollout } => {
+                    sums.probes.insert(Arc::clone(rollout), reading.codes);
+                    continue;
+                }
                 SeriesKey::Cohort { rollout, arm, cohort } => {
                     sums.by_cohort.insert((Arc::clone(rollout), *arm, Arc::clone(cohort)), reading.codes);
                     continue;
@@ -165,6 +175,31 @@ fn rollouts(text: &mut Text, stands: &[Stand]) {
         for state in State::ALL {
             let labels = [("rollout", &*stand.rollout), ("state", state.word())];
             text.sample("", &labels, u8::from(state == stand.state));
+        }
+    }
+}
+
+fn breakers(text: &mut Text, sums: &Sums, stands: &[Stand]) {
+    text.family("weir_breaker_state", "gauge", "0 is closed, 1 half-open, 2 open.");
+    for stand in stands {
+        let value = match stand.breaker {
+            breaker::State::Closed => 0,
+            breaker::State::HalfOpen => 1,
+            breaker::State::Open => 2,
+        };
+        text.sample("", &[("rollout", &stand.rollout)], value);
+    }
+    text.family("weir_breaker_trips_total", "counter", "Trips of the breaker, by what tripped it.");
+    for stand in stands {
+        for (cause, count) in Cause::ALL.iter().zip(stand.tripped) {
+            text.sample("", &[("rollout", &stand.rollout), ("reason", cause.word())], count);
+        }
+    }
+    let help = "Requests that probed the canary of a half-open breaker; other counts of requests leave them out.";
+    text.family("weir_probe_requests_total", "counter", help);
+    for (rollout, codes) in &sums.probes {
+        for (code, count) in CodeClass::ALL.iter().zip(codes) {
+            text.sample("", &[("rollout", rollout), ("code", code.label())], count);
         }
     }
 }
@@ -328,11 +363,25 @@ mod tests {
 
     #[test]
     fn every_family_has_help_and_type_and_a_state_is_one_of_all() {
-        let stand = Stand { rollout: "chat".into(), state: State::Running, weight: Weight::from_ppm(125_000).unwrap() };
-        let text = render(&Registry::new(1), &Collector::default(), &[stand]);
+        let mut registry = Registry::new(1);
+        let probes = registry.series(SeriesKey::Probe { rollout: "chat".into() });
+        probes.of(0).unwrap().codes[CodeClass::ServerError as usize].add(3);
+        let stand = Stand {
+            rollout: "chat".into(),
+            state: State::Running,
+            weight: Weight::from_ppm(125_000).unwrap(),
+            breaker: breaker::State::HalfOpen,
+            tripped: [1, 2, 0, 0, 0],
+        };
+        let text = render(&registry, &Collector::default(), &[stand]);
         assert!(text.contains("weir_rollout_weight_ratio{rollout=\"chat\"} 0.125\n"), "{text}");
         assert!(text.contains("weir_rollout_state{rollout=\"chat\",state=\"running\"} 1\n"), "{text}");
         assert!(text.contains("weir_rollout_state{rollout=\"chat\",state=\"pending\"} 0\n"), "{text}");
+        assert!(text.contains("weir_breaker_state{rollout=\"chat\"} 1\n"), "{text}");
+        assert!(text.contains("weir_breaker_trips_total{rollout=\"chat\",reason=\"error_rate\"} 2\n"), "{text}");
+        assert!(text.contains("weir_breaker_trips_total{rollout=\"chat\",reason=\"no_answer\"} 0\n"), "{text}");
+        assert!(text.contains("weir_probe_requests_total{rollout=\"chat\",code=\"5xx\"} 3\n"), "{text}");
+        assert!(!text.contains("weir_requests_total{rollout"), "probes are not among an arm's requests");
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);

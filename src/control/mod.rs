@@ -9,6 +9,7 @@ pub mod store;
 
 mod facade;
 mod inbox;
+mod measure;
 mod publish;
 mod reload;
 mod resolve;
@@ -123,7 +124,7 @@ impl Handle {
         self.change(rollout, input).await
     }
 
-    /// Undoes `kill`; of a whole rollout also a hold after its state was lost.
+    /// Undoes `kill`; of a whole rollout also an open breaker, a rollback, or a hold after its state was lost.
     pub async fn revive(&self, rollout: &str, cohort: Option<&str>, origin: Origin) -> Result<RolloutReport, Denied> {
         let (rollout_name, origin) = (rollout.to_owned(), named(origin));
         let input = match cohort {

@@ -6,6 +6,7 @@
 use super::collect::{Collector, Names};
 use super::facade::Facade;
 use super::inbox::{Command, Event, Inbox};
+use super::measure::Measurer;
 use super::publish::Publisher;
 use super::reload::{Asker, InForce, Reloader};
 use super::resolve::Resolver;
@@ -15,7 +16,7 @@ use crate::clock::{Clock, Time};
 use crate::config::change::Change;
 use crate::config::{Config, Live, LiveRollout, Loaded, UserFiles};
 use crate::rollout::engine::{Effect, Engine, Input, Record, Refused, Saved};
-use crate::rollout::report::{Entry, REPORT_WINDOW};
+use crate::rollout::report::{Entry, Kind, REPORT_WINDOW};
 use crate::rollout::standing::Standing;
 use std::fmt;
 use std::io;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 mod answers;
+mod looking;
 mod reloading;
 
 /// What the control plane starts from.
@@ -133,6 +135,7 @@ struct Supervisor {
     store: Store,
     publisher: Publisher,
     collector: Collector,
+    measurer: Measurer,
     resolver: Resolver,
     reloader: Reloader,
     facade: Facade,
@@ -176,6 +179,7 @@ impl Supervisor {
             store,
             publisher: Publisher::new(workers),
             collector: Collector::default(),
+            measurer: Measurer::default(),
             resolver: Resolver::new(answers),
             reloader: Reloader::new(config_path, environment, clock.clone(), events, &loaded.files, users),
             facade: Facade::new(),
@@ -247,9 +251,11 @@ impl Supervisor {
     fn collect(&mut self) {
         let now = self.clock.now();
         self.collector.collect(&self.publisher.registry, now, false);
+        self.look(now);
         if self.forget_at.is_some_and(|at| now >= at) {
             self.forget_at = None;
             self.collector.retire(&mut self.publisher.registry, &names(&self.config));
+            self.measurer.retain(|rollout| self.config.rollout(rollout).is_some());
         }
         if let Some((_, ticks)) = &mut self.awaiting_names {
             *ticks = ticks.saturating_sub(1);
@@ -287,6 +293,11 @@ impl Supervisor {
                 Effect::SetLatch { rollout, switches } => self.publisher.set(&rollout, switches),
                 Effect::ClearLatch { rollout, switches } => self.publisher.clear(&rollout, switches),
                 Effect::RenewLatch { rollout, switches } => self.publisher.renew(&rollout, switches),
+                Effect::Circuit { rollout, state } => {
+                    if self.publisher.circuit(&rollout, state) {
+                        tracing::info!(%rollout, "breaker {}", state.word());
+                    }
+                }
                 Effect::Publish => self.publish(),
                 Effect::Record(record) => {
                     let written = self.record(&record);
@@ -308,8 +319,12 @@ impl Supervisor {
 
     fn live(&self) -> Live {
         let of = |standing: Standing<'_>| {
-            let live =
-                LiveRollout { phase: standing.phase(), weight: standing.weight(), overlays: standing.overlays() };
+            let live = LiveRollout {
+                phase: standing.phase(),
+                weight: standing.weight(),
+                probe: standing.probe(),
+                overlays: standing.overlays(),
+            };
             (Arc::clone(&standing.plan.name), live)
         };
         Live { rollouts: self.engine.standings().map(of).collect(), ..Live::default() }
@@ -322,7 +337,7 @@ impl Supervisor {
             record.entries.iter().map(|entry| store::event(entry, time, &self.numbers(entry))).collect();
         let result = self.store.write(&record.saves, &events, record.first);
         if result.is_ok() || !record.first {
-            record.entries.iter().for_each(|entry| self.facade.told(entry.kind));
+            record.entries.iter().for_each(|entry| self.tell(entry));
         }
         match result {
             Ok(()) => self.notes.unwritten = None,
@@ -332,6 +347,17 @@ impl Supervisor {
             }
         }
         result.is_ok()
+    }
+
+    /// Counts an entry, and says aloud what nobody asked for.
+    fn tell(&self, entry: &Entry) {
+        self.facade.told(entry.kind);
+        let (kind, rollout) = (entry.kind.word(), entry.rollout.as_deref().unwrap_or_default());
+        match entry.kind {
+            Kind::Trip | Kind::Rollback | Kind::Alert => tracing::warn!(rollout, "{kind}: {}", entry.origin.reason),
+            Kind::Recover => tracing::info!(rollout, "{kind}: {}", entry.origin.reason),
+            _ => {}
+        }
     }
 
     fn numbers(&self, entry: &Entry) -> Numbers {

@@ -115,7 +115,7 @@ impl Body {
         let Some(observation) = &mut self.observation else { return };
         match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => observation.sent(data.len() as u64),
-            (None, Some(trailers)) => observation.grpc_status(trailers),
+            (None, Some(trailers)) => observation.trailers(trailers),
             (None, None) => {}
         }
     }

@@ -224,14 +224,9 @@ fn loss(switches: Switches, phase: Phase) -> Option<bool> {
     if switches.killed() {
         return Some(true);
     }
-    let open = switches.bits() & (OPEN | HALF_OPEN) == OPEN;
+    let open = switches.bits() & Switches::HALF_OPEN.bits() == Switches::OPEN.bits();
     (open || phase == Phase::RolledBack).then_some(false)
 }
-
-/// The bit of `Switches` that says that the breaker is open.
-const OPEN: u64 = 1 << 1;
-/// The one that says that it is half-open.
-const HALF_OPEN: u64 = 1 << 2;
 
 /// The part of `window` that a stream has to end politely.
 fn grace(window: Duration) -> Duration {
@@ -422,12 +417,11 @@ mod tests {
 
     #[test]
     fn an_open_breaker_loses_the_share_and_a_half_open_one_does_not() {
-        let bits = Switches::from_bits;
         assert_eq!(loss(Switches::NONE, Phase::Serving), None);
         assert_eq!(loss(Switches::KILLED, Phase::Serving), Some(true));
-        assert_eq!(loss(bits(OPEN), Phase::Serving), Some(false));
-        assert_eq!(loss(bits(OPEN | HALF_OPEN), Phase::Serving), None);
-        assert_eq!(loss(bits(OPEN | HALF_OPEN | 1), Phase::Serving), Some(true));
+        assert_eq!(loss(Switches::OPEN, Phase::Serving), Some(false));
+        assert_eq!(loss(Switches::HALF_OPEN, Phase::Serving), None);
+        assert_eq!(loss(Switches::HALF_OPEN.with(Switches::KILLED), Phase::Serving), Some(true));
         assert_eq!(loss(Switches::NONE, Phase::RolledBack), Some(false));
         assert_eq!(loss(Switches::NONE, Phase::Pending), None);
     }

@@ -40,5 +40,6 @@ mod shared;
 mod tunnel;
 mod unit;
 mod upload;
+mod watch;
 mod websocket;
 pub mod worker;

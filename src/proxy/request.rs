@@ -7,7 +7,7 @@
 //! 4 decide     pure -> arm and reason per rollout
 //! 5 prepare    headers, trace context; a fixed answer returns here
 //! 7 send       pool -> answer or fault
-//! 8 observe    wrap the body; at its end: tally and access log
+//! 8 observe    wrap the body; at its end: tally and access log; the breaker hears of failures as they are seen
 //! ```
 //!
 //! Each step returns a value or a `Refusal`; no step calls the next. (Step 6, the mirror, has no code yet.)
@@ -89,8 +89,9 @@ impl Exchange<'_> {
         let target = target(snapshot, route, &decisions);
         note(line, snapshot, route, &decisions, &target);
         let line = line.take();
+        let mark = |rollout| asker.mark(rollout);
         let mut observation =
-            Observation::start(self.worker, self.adopted, index, decisions.clone(), self.started, line);
+            Observation::start(self.worker, self.adopted, index, decisions.clone(), self.started, line, mark);
         let shown = shown(snapshot, route, &decisions);
         let rewrite = Rewrite {
             parts: self.parts,

@@ -4,6 +4,20 @@
 //! on the request path (`latch`), which opens the circuit by itself; the breaker learns of it afterwards and gives it its
 //! place in the record.
 
+mod judge;
+mod machine;
+mod ring;
+#[cfg(test)]
+mod state_tests;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod waiting;
+mod words;
+
+pub use machine::{Breaker, STEADY_COOLDOWNS};
+pub use turn::{Saved, Trip, Turn};
+
 use super::bucket::Weight;
 use super::window::Counts;
 use std::time::Duration;
@@ -155,6 +169,8 @@ pub struct Measured {
     pub canary: Happened,
     /// Probe requests since the last look; only while half-open.
     pub probes: Happened,
+    /// Probe requests that were started, in all; goes only up.
+    pub probes_started: u64,
     /// Canary requests that were started, in all; goes only up.
     pub started: u64,
     /// Of those, the ones whose answer has begun, in all.

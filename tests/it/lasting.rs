@@ -1,9 +1,11 @@
 //! Streams that outlive their canary's share: left, or ended in their protocol's own way within the stated time.
 
 use crate::harness::client::next_data;
+use crate::harness::metrics::Metrics;
 use crate::harness::piped::{pairs, sized};
 use crate::harness::raw::request;
 use crate::harness::reply::Content;
+use crate::harness::wait::eventually;
 use crate::harness::websocket::{Peer, Sockets, TEXT};
 use crate::harness::wire::Piece;
 use crate::harness::{Answer, Client, Config, Gate, Origin, RawClient, Reply, Weir, soon};
@@ -88,6 +90,47 @@ async fn websockets_of_a_killed_canary_are_told_that_the_service_restarts() {
         client.send(TEXT, b"still here").await;
         assert_eq!(upstream.frame().await.payload, "still here");
     }
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn streams_of_a_tripped_canary_end_and_a_half_open_breaker_leaves_those_of_its_probes() {
+    let gate = Gate::closed();
+    let origin = Origin::start("new").await;
+    let held = gate.clone();
+    let pause = gate.clone();
+    origin.script(move |seen| match seen.target.as_str() {
+        "/sick" => Reply::status(500),
+        _ => Reply::Answer(Answer {
+            fields: vec![("content-type", "text/event-stream".to_owned())],
+            body: Content::Paused {
+                first: Bytes::from_static(EVENT.as_bytes()),
+                gate: held.clone(),
+                last: Bytes::new(),
+            },
+            ..Answer::default()
+        }),
+    });
+    let breaker = "consecutive_errors = 3\nmin_units = 1\nerror_rate = false\nboth_arms = \"trip\"\nfallback = \"off\"\n\
+                   cooldown = \"2s\"\nprobe = \"100%\"";
+    let config = Config::split(&origin, &origin).weight("100%").tables(&format!("{CLOSE_STREAMS}\n{breaker}"));
+    let weir = Weir::start(&config).await;
+    let mut client = Client::http2(weir.address).await;
+    let mut stream = begun(&mut client, "GET", EVENT.as_bytes()).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/sick", UNIT).await.status, 500);
+    }
+    assert_eq!(next_data(&mut stream).await, None);
+    let ended = |metrics: &Metrics| metrics.count("weir_streams_closed_total", &[("rollout", "chat")]);
+    weir.metrics_until("the stream's end", |metrics| ended(metrics) == 1).await;
+    let half_open =
+        || async { (weir.view("/api/v1/rollouts/chat").await["breaker"]["state"] == "half_open").then_some(()) };
+    eventually("the breaker to be half-open", half_open).await;
+    let mut probe = begun(&mut client, "GET", EVENT.as_bytes()).await;
+    weir.metrics_until("the probe", |metrics| metrics.count("weir_decisions_total", &[("reason", "probe")]) >= 1).await;
+    pause.open();
+    assert_eq!(next_data(&mut probe).await, None);
+    assert_eq!(ended(&weir.metrics().await), 1, "the probe's stream ended by itself");
     weir.stop().await;
 }
 

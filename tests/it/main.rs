@@ -12,6 +12,7 @@ mod harness;
 
 mod admin;
 mod counts;
+mod crossing;
 mod headers;
 mod lasting;
 mod lifecycle;

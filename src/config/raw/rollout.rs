@@ -6,7 +6,6 @@ use crate::config::decode::{FilePath, Map, SecretText, Shape, Spot, section, wor
 use crate::config::problem::Problems;
 use crate::config::tree::{Kind, Node};
 use crate::rollout::bucket::Weight;
-use std::time::Duration;
 
 section! {
     /// One controlled change: who is bucketed, by what, and where the two arms lead.
@@ -49,8 +48,8 @@ section! {
         cohorts: [optional] Map<Cohort> = "{}",
         /// Which outcomes count as the arm's failure.
         errors: [optional] Errors,
-        /// The local circuit that sends the canary's units to stable when it fails.
-        breaker: [later "a failing canary keeps its share until somebody takes it away"] Breaker,
+        /// The local circuit that sends the canary's units to stable when it fails; on unless it says otherwise.
+        breaker: [optional] Breaker,
         /// The mirrored copy of requests.
         shadow: [later "no request is mirrored"] Shadow,
         /// The plan.
@@ -101,28 +100,6 @@ impl Decode for Seed {
         match node.kind {
             Kind::Integer(value) => Some(Seed(value.to_string())),
             _ => String::decode(node, path, problems).map(Seed),
-        }
-    }
-}
-
-/// What becomes of the canary's long streams when the canary has lost its share.
-#[derive(Clone, Copy, Debug)]
-pub enum CloseStreams {
-    /// They go on.
-    Leave,
-    /// They are ended within this time.
-    Within(Duration),
-}
-
-impl Decode for CloseStreams {
-    fn shape() -> Shape {
-        Shape::Either(vec![Shape::Span, Shape::Word(&["leave"])])
-    }
-
-    fn decode(node: &Node, path: &Path<'_>, problems: &mut Problems<'_>) -> Option<Self> {
-        match &node.kind {
-            Kind::Text(text) if text == "leave" => Some(CloseStreams::Leave),
-            _ => Duration::decode(node, path, problems).map(CloseStreams::Within),
         }
     }
 }

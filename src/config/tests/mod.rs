@@ -1,5 +1,6 @@
 //! Text in, problems out: the config as its users meet it.
 
+mod breaker;
 mod changes;
 mod files;
 mod forms;

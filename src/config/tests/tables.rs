@@ -159,10 +159,10 @@ fn the_summary_says_what_a_config_means() {
         "127.0.0.1:8081  plain  h2, http/1.1  flags at /flags",
         "api   *.example.com/api, x-a: b  -> legacy by chat",
         "rest  everything                 -> legacy",
-        "weight  12.5%",
-        "unit    header:x-user-id, then client-ip",
-        "hash    growthbook, key chat, seed 7",
-        "canary  -> new, sets x-flag",
+        "weight    12.5%",
+        "unit      header:x-user-id, then client-ip",
+        "hash      growthbook, key chat, seed 7",
+        "canary    -> new, sets x-flag",
         "internal  on  1 user, or 0.5% of units  -> canary",
     ] {
         assert!(summary.contains(part), "{part}\n{summary}");

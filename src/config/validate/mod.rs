@@ -31,6 +31,7 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
     let listeners = listeners::listeners(raw, context);
     let upstreams = upstreams::upstreams(raw, defaults, context);
     let rollouts = rollouts::rollouts(raw, context);
+    rollouts::timeouts(raw, &rollouts, &upstreams, context);
     let routes = routes::routes(raw, &rollouts, context);
     later::check(raw, context);
     unused(raw, context);

@@ -84,6 +84,7 @@ impl Supervisor {
             file_weight: plan.weight,
             killed: standing.killed(),
             killed_by_config: plan.killed,
+            breaker: standing.breaker_report(now),
             arms: self.collector.arms(&self.publisher.registry, &plan.name, window, now),
             cohorts: plan.cohorts.iter().map(cohort).collect(),
             generation: self.publisher.generation(),
@@ -102,6 +103,8 @@ impl Supervisor {
             rollout: Arc::clone(&standing.plan.name),
             state: standing.state(),
             weight: standing.weight(),
+            breaker: standing.breaker(),
+            tripped: standing.runtime.tripped,
         };
         let stands: Vec<Stand> = self.engine.standings().map(stand).collect();
         let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);

@@ -14,7 +14,15 @@ fn ppm(ppm: u32) -> Weight {
 }
 
 fn plan(name: &str, weight: u32) -> Plan {
-    Plan { name: name.into(), weight: ppm(weight), killed: false, enabled: true, staged: false, cohorts: vec![] }
+    Plan {
+        name: name.into(),
+        weight: ppm(weight),
+        killed: false,
+        enabled: true,
+        staged: false,
+        cohorts: vec![],
+        breaker: None,
+    }
 }
 
 fn cohort(name: &str) -> CohortPlan {

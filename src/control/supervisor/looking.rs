@@ -1,0 +1,49 @@
+//! Every 25 ms: what happened to each rollout goes to its breaker, by way of the engine like every other input.
+
+use super::super::measure::Subject;
+use super::Supervisor;
+use crate::clock::Time;
+use crate::config::{ArmTo, Config, RolloutConfig};
+use crate::rollout::Arm;
+use crate::rollout::engine::Input;
+use std::sync::Arc;
+
+impl Supervisor {
+    /// Measures every rollout for its breaker.
+    pub(super) fn look(&mut self, now: Time) {
+        let config = Arc::clone(&self.config);
+        let mut latches = Vec::with_capacity(config.rollouts.len());
+        for rollout in &config.rollouts {
+            let name = &rollout.plan.name;
+            let moved = self.collector.take_moved(name);
+            let (Some(rules), Some(standing)) = (&rollout.plan.breaker, self.engine.standing(name)) else { continue };
+            let (latch, units) = (self.publisher.watch(name), self.publisher.registry.units(name));
+            let healthy = self.canary_is_healthy(&config, rollout);
+            let state = standing.breaker();
+            let subject = Subject { rollout: name, rules, state, latch: &latch, units: &units, healthy };
+            if let Some(measured) = self.measurer.look(&subject, moved, now) {
+                let input = Input::Measured { rollout: Arc::clone(name), measured: Box::new(measured) };
+                // What is denied, because it cannot be written down, comes again by itself.
+                let _ = self.carry_out(input);
+            }
+            latches.push(latch);
+        }
+        self.measurer.turn(latches.iter().map(|latch| &**latch), now);
+    }
+
+    /// Whether the canary has somewhere to go that stable has not: what both depend on is nobody's fault.
+    fn canary_is_healthy(&self, config: &Config, rollout: &RolloutConfig) -> bool {
+        match (&rollout.arm(Arm::Stable).to, &rollout.arm(Arm::Canary).to) {
+            (ArmTo::Upstream(stable), ArmTo::Upstream(canary)) if stable == canary => true,
+            (_, ArmTo::Upstream(canary)) => {
+                config.upstreams.get(*canary).is_none_or(|upstream| self.is_healthy(&upstream.name))
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether an upstream has an endpoint that passes its checks. Without checks everything does.
+    fn is_healthy(&self, _upstream: &str) -> bool {
+        true
+    }
+}
