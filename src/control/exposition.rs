@@ -365,7 +365,7 @@ mod tests {
     fn every_family_has_help_and_type_and_a_state_is_one_of_all() {
         let mut registry = Registry::new(1);
         let probes = registry.series(SeriesKey::Probe { rollout: "chat".into() });
-        probes.of(0).unwrap().codes[CodeClass::ServerError as usize].add(3);
+        probes.of(0).unwrap().codes[CodeClass::Server as usize].add(3);
         let stand = Stand {
             rollout: "chat".into(),
             state: State::Running,
