@@ -47,7 +47,8 @@ pub struct Client {
 }
 
 impl Client {
-    fn new(peer: SocketAddr, secure: bool, listener: usize) -> Self {
+    /// The client of a connection from that peer.
+    pub fn new(peer: SocketAddr, secure: bool, listener: usize) -> Self {
         // A dual-stack listener sees IPv4 clients as mapped addresses; config and services mean the plain ones.
         let address = peer.ip().to_canonical();
         let address_text = address.to_string();
