@@ -95,7 +95,7 @@ impl Default for Latency {
 
 /// One worker's counts of one rollout's canary requests by unit; see `breaker::UnitCounts`.
 #[repr(align(64))]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Units {
     /// Failures.
     pub failures: UnitCells,
@@ -129,12 +129,6 @@ impl UnitCells {
 
     fn cells(&self, slots: [usize; UNIT_ROWS]) -> impl Iterator<Item = &Cell> {
         self.0.chunks_exact(UNIT_SLOTS).zip(slots).filter_map(|(row, slot)| row.get(slot))
-    }
-}
-
-impl Default for Units {
-    fn default() -> Self {
-        Units { failures: UnitCells::default(), slow: UnitCells::default(), waiting: UnitCells::default() }
     }
 }
 

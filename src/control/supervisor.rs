@@ -196,6 +196,8 @@ impl Supervisor {
         let _ = tokio::time::timeout(NAMES_WITHIN, supervisor.hear_names(&mut inbox)).await;
         // The first effects set latches, publish and record what has happened already: nothing to be refused.
         let _ = supervisor.carry_out_effects();
+        // Before the first request, so that every one of them is seen to start.
+        supervisor.look(supervisor.clock.now());
         let (published, latches) =
             supervisor.publisher.shared().ok_or_else(|| io::Error::other("nothing published"))?;
         let handle = Handle { published, latches, commands, draining: Arc::new(AtomicBool::new(false)) };

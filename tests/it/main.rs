@@ -11,6 +11,7 @@
 mod harness;
 
 mod admin;
+mod breaker;
 mod counts;
 mod crossing;
 mod headers;

@@ -18,8 +18,10 @@ async fn canary(origin: &Origin) -> Weir {
     Weir::start(&impatient(origin)).await
 }
 
+/// No breaker and no fallback, so that every failure reaches its client.
 fn impatient(origin: &Origin) -> Config {
-    Config::split(origin, origin).weight("100%").upstreams("response_timeout = \"300ms\"")
+    let config = Config::split(origin, origin).weight("100%").upstreams("response_timeout = \"300ms\"");
+    config.tables("[rollouts.chat.breaker]\nenabled = false\nfallback = \"off\"")
 }
 
 /// Waits until so many requests have ended on the canary, then compares the failures by kind.

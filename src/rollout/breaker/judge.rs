@@ -17,6 +17,9 @@ use std::time::Duration;
 /// Over which time stable is compared with the canary where a rule has no window of its own.
 pub const RECENT: Duration = Duration::from_secs(10);
 
+/// A run that a stable as sick would show more often than this in 10 s proves nothing against the canary.
+const CHANCE_MAX: f64 = 1e-3;
+
 /// A limit that is crossed.
 #[derive(Clone, Debug)]
 pub struct Crossed {
@@ -124,6 +127,9 @@ impl SinceRun {
 
 /// The rule on failures in a row. Whether the latch has opened by it or has left it to this judgement because stable failed
 /// as well: both arms are compared over the last 10 s and since the run began, by the worse of the two.
+///
+/// A run is all failures however rare they are, so beside a stable that fails as well it proves something only if it is too
+/// long to come about at stable's rate by chance. A latch that opened has seen no failure of stable since the run began.
 pub fn run(rules: &Rules, measured: &Measured, since: &SinceRun, sides: Sides) -> Option<Crossed> {
     let needed = rules.min_units.min(measured.units_seen.max(1));
     let long = rules.consecutive_errors > 0 && measured.run >= rules.consecutive_errors;
@@ -139,10 +145,22 @@ pub fn run(rules: &Rules, measured: &Measured, since: &SinceRun, sides: Sides) -
     // The run itself is counted a moment before the requests that it consists of.
     let least = u64::from(failures);
     let canary = Share { part: canary.part.max(least), whole: canary.whole.max(least) };
-    let spared = rules.spares_both && !stable.is_below_half_of(canary);
+    let requests = sides.canary.share().whole.max(canary.whole);
+    let by_chance = !measured.latched && runs_at(stable, failures, requests) > CHANCE_MAX;
+    let spared = rules.spares_both && (by_chance || !stable.is_below_half_of(canary));
     let (limit, kinds) = (rules.consecutive_errors, since.kinds);
     let text = Run { failures, limit, units, kinds, stable: sides.stable.share(), noun: sides.noun };
     Some(Crossed { cause: Cause::ConsecutiveErrors, spared, text: Text::Run(text) })
+}
+
+/// How many runs of that length or more so many requests have on average if they fail as stable does; at most as many as
+/// begin. One failure more is taken for granted, because the next one would have come soon.
+fn runs_at(stable: Share, length: u32, requests: u64) -> f64 {
+    if stable.part == 0 {
+        return 0.0;
+    }
+    let rate = (stable.part as f64 + 1.0) / (stable.whole as f64 + 1.0);
+    rate.min(1.0).powi(length.try_into().unwrap_or(i32::MAX)) * requests as f64
 }
 
 /// The rule on requests that `waiting` long without any of them being answered.

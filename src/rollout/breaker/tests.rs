@@ -316,13 +316,27 @@ fn a_run_names_kinds_without_counts_where_others_are_among_them() {
 fn a_run_that_was_left_to_judgement_trips_if_stable_is_much_better() {
     // The canary fails all of its requests.
     for (stable, trips) in [((51, 49), true), ((50, 50), false)] {
-        let mut bench = Bench::new(rules());
+        let mut bench = Bench::new(Rules { error_rate: None, ..rules() });
         bench.arms(&[(0, stable.0, stable.1)], &[]);
-        (bench.measured.run, bench.measured.run_units) = (5, 3);
-        let turns = bench.arms(&[], &[(0, 0, 2), (1, 0, 2), (2, 0, 1)]);
+        (bench.measured.run, bench.measured.run_units) = (20, 16);
+        let turns = bench.arms(&[], &each(20, 0, 1));
         assert_eq!(is_trip(&turns, Cause::ConsecutiveErrors), trips, "{turns:?}");
         assert_eq!(matches!(turns[..], [Turn::BothArms { .. }]), !trips, "{turns:?}");
     }
+}
+
+#[test]
+fn a_run_that_may_be_chance_at_the_rate_of_stable_does_not_trip() {
+    // Both fail every fifth time: among 1,000 requests there are runs of five, but none of nine.
+    let mut bench = Bench::new(rules());
+    bench.arms(&each(20, 40, 10), &each(20, 40, 10));
+    for failures in 5..9 {
+        bench.measured.canary = failing(&each(if failures == 5 { 5 } else { 1 }, 0, 1));
+        assert!(!is_trip(&bench.run(failures, 4), Cause::ConsecutiveErrors), "{failures}");
+    }
+    bench.measured.canary = failing(&each(2, 0, 1));
+    let turns = bench.run(10, 4);
+    assert!(is_trip(&turns, Cause::ConsecutiveErrors), "{turns:?}");
 }
 
 #[test]
@@ -340,7 +354,8 @@ fn a_run_is_judged_since_it_began_where_that_is_worse() {
     bench.measured.stable = failing(&each(20, 1, 0));
     assert_eq!(bench.run(6, 4), []);
     bench.measured.stable = failing(&each(20, 4, 0));
-    let turns = bench.run(7, 5);
+    assert_eq!(bench.run(8, 5), []);
+    let turns = bench.run(30, 5);
     assert!(is_trip(&turns, Cause::ConsecutiveErrors), "{turns:?}");
 }
 
