@@ -108,6 +108,7 @@ fn upstream(config: &UpstreamConfig, live: &Live, registry: &mut Registry) -> Up
         max_connections: config.max_connections,
         active: registry.gauge(GaugeKey::UpstreamActive(Arc::clone(&config.name))),
         idle: registry.gauge(GaugeKey::UpstreamIdle(Arc::clone(&config.name))),
+        ejections: registry.gauge(GaugeKey::UpstreamEjections(Arc::clone(&config.name))),
     }
 }
 
@@ -167,6 +168,8 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         canary_units: registry.units(name),
         guard: config.plan.breaker.as_ref().map(guard),
         fallback: config.fallback,
+        fallback_by_key: config.fallback_by_key,
+        fallbacks: registry.fallbacks(name),
     }
 }
 

@@ -187,7 +187,9 @@ impl Names {
 
     fn has_gauge(&self, key: &GaugeKey) -> bool {
         match key {
-            GaugeKey::UpstreamActive(upstream) | GaugeKey::UpstreamIdle(upstream) => self.upstreams.contains(upstream),
+            GaugeKey::UpstreamActive(upstream)
+            | GaugeKey::UpstreamIdle(upstream)
+            | GaugeKey::UpstreamEjections(upstream) => self.upstreams.contains(upstream),
             GaugeKey::Connections(_) => true,
         }
     }

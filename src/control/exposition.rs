@@ -4,13 +4,14 @@
 //! only. What happens off the request path is counted by `facade` and joined by the supervisor.
 
 use super::collect::{Collector, Reading};
+use super::probe::UpstreamReport;
 use crate::rollout::Arm;
 use crate::rollout::breaker::{self, Cause};
 use crate::rollout::bucket::Weight;
 use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::report::State;
-use crate::tally::{Cell, GaugeKey, PerWorker, REFUSALS, Registry, SeriesKey};
+use crate::tally::{Cell, FALLBACKS, GaugeKey, PerWorker, REFUSALS, Registry, SeriesKey};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -38,9 +39,26 @@ pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> S
     durations(&mut text, &sums);
     bodies(&mut text, &sums);
     decisions(&mut text, collector);
+    fallbacks(&mut text, registry);
     rollouts(&mut text, stands);
     breakers(&mut text, &sums, stands);
     process(&mut text, registry);
+    text.0
+}
+
+/// Writes how the endpoints of the upstreams do. A name that stands for several addresses is one endpoint here: addresses
+/// come and go, and labels come from the config only.
+pub fn upstreams(reports: &[UpstreamReport]) -> String {
+    let mut text = Text::default();
+    let help = "1 if requests may go to the endpoint, 0 if not; of a name with several addresses the healthy share.";
+    text.family("weir_upstream_healthy", "gauge", help);
+    for upstream in reports {
+        for rows in upstream.endpoints.chunk_by(|one, next| one.endpoint == next.endpoint) {
+            let healthy = rows.iter().filter(|row| row.healthy).count() as f64 / rows.len() as f64;
+            let endpoint = rows.first().map_or("", |row| &*row.endpoint);
+            text.sample("", &[("upstream", &upstream.name), ("endpoint", endpoint)], healthy);
+        }
+    }
     text.0
 }
 
@@ -165,6 +183,18 @@ fn decisions(text: &mut Text, collector: &Collector) {
     }
 }
 
+fn fallbacks(text: &mut Text, registry: &Registry) {
+    let help =
+        "Failures of the canary that stable might make good, by what came of it; their requests count as the canary's.";
+    text.family("weir_fallbacks_total", "counter", help);
+    for (rollout, cells) in registry.all_fallbacks() {
+        for (index, outcome) in FALLBACKS.iter().enumerate() {
+            let count: u64 = cells.iter().filter_map(|worker| worker.outcomes.get(index)).map(Cell::read).sum();
+            text.sample("", &[("rollout", rollout), ("outcome", outcome)], count);
+        }
+    }
+}
+
 fn rollouts(text: &mut Text, stands: &[Stand]) {
     text.family("weir_rollout_weight_ratio", "gauge", "Share of units on the canary, kill aside.");
     for stand in stands {
@@ -221,7 +251,14 @@ fn process(text: &mut Text, registry: &Registry) {
             GaugeKey::UpstreamIdle(upstream) => {
                 text.sample("", &[("upstream", upstream), ("state", "idle")], sum(cells));
             }
-            GaugeKey::Connections(_) => {}
+            GaugeKey::Connections(_) | GaugeKey::UpstreamEjections(_) => {}
+        }
+    }
+    let help = "How often a worker passed an endpoint over for a while because requests to it failed in a row.";
+    text.family("weir_upstream_ejections_total", "counter", help);
+    for (key, cells) in registry.all_gauges() {
+        if let GaugeKey::UpstreamEjections(upstream) = key {
+            text.sample("", &[("upstream", upstream)], sum(cells));
         }
     }
     text.family("weir_connections", "gauge", "Open client connections, by the listener's address.");

@@ -10,7 +10,7 @@ pub enum Fault {
     ClientLeft,
     /// The client stopped sending its body; nobody's failure.
     ClientSlow,
-    /// The upstream has no known address.
+    /// The upstream has no healthy endpoint, or no known address at all.
     NoEndpoint,
     /// Every allowed connection to it is taken.
     Busy,

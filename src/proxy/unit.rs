@@ -167,8 +167,12 @@ impl Asker for RequestAsker<'_> {
         self.forced.iter().find(|(index, _)| *index == rollout).map(|(_, arm)| *arm)
     }
 
+    /// The latch's. A canary without a healthy endpoint is an open circuit from this moment on, and not from the moment at
+    /// which the breaker has heard of it: then nobody is sent to where nothing is, and nothing of it enters its numbers.
     fn switches(&self, rollout: usize) -> Switches {
-        self.snapshot.rollouts.get(rollout).map_or(Switches::NONE, |rollout| rollout.latch.read())
+        let Some(rollout) = self.snapshot.rollouts.get(rollout) else { return Switches::NONE };
+        let switches = rollout.latch.read();
+        if self.snapshot.canary_is_healthy(rollout) { switches } else { switches.opened() }
     }
 }
 
