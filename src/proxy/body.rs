@@ -71,6 +71,8 @@ pub struct Body {
     flow: Flow,
     observation: Option<Box<Observation>>,
     lasting: Lasting,
+    /// Why the body has failed, from then until the server is told so.
+    cut: Option<Fault>,
 }
 
 /// Whether a body lasts.
@@ -115,18 +117,18 @@ type Step = Option<Result<Frame<Bytes>, Cut>>;
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Body { flow: Flow::Fixed(None), observation: None, lasting: Lasting::No }
+        Body { flow: Flow::Fixed(None), observation: None, lasting: Lasting::No, cut: None }
     }
 
     /// A body in memory.
     pub fn fixed(bytes: Bytes) -> Self {
         let flow = Flow::Fixed((!bytes.is_empty()).then_some(bytes));
-        Body { flow, observation: None, lasting: Lasting::No }
+        Body { flow, observation: None, lasting: Lasting::No, cut: None }
     }
 
     /// The body of an answer with these headers, whose end closes `observation`.
     pub fn observed(flow: Flow, observation: Box<Observation>, headers: &HeaderMap) -> Self {
-        let mut body = Body { flow, observation: Some(observation), lasting: Lasting::No };
+        let mut body = Body { flow, observation: Some(observation), lasting: Lasting::No, cut: None };
         if body.is_end_stream() {
             // Nobody polls a body that has ended already.
             body.close(End::Complete);
@@ -237,6 +239,9 @@ impl HttpBody for Body {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Some(fault) = self.cut.take() {
+            return Poll::Ready(Some(Err(Cut::Fault(fault))));
+        }
         if let Some(step) = self.end_early() {
             return Poll::Ready(step);
         }
@@ -255,7 +260,11 @@ impl HttpBody for Body {
             }
             Some(Err(fault)) => {
                 self.close(fault.end());
-                Some(Err(Cut::Fault(fault)))
+                // The server forgets what it has not sent yet when a body fails, even the head, and clients send a
+                // request again if a kept connection ends without a byte of an answer. So it gets a turn to send it.
+                self.cut = Some(fault);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             None => {
                 self.close(End::Complete);
@@ -265,12 +274,13 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.flow {
+        let is_done = match &self.flow {
             Flow::Fixed(bytes) => bytes.is_none(),
             Flow::H1(download) => download.is_done(),
             Flow::H2(download) => download.is_done(),
             Flow::Switched(_) => true,
-        }
+        };
+        is_done && self.cut.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -56,6 +56,11 @@ pub async fn send(
             Ok((head, download))
         }
         Err(fault) => {
+            if fault == Fault::Failed(ErrorKind::Timeout) {
+                // It may be dead without a word: no other request should learn that by waiting as long.
+                lease.shared().borrow_mut().retain(|shared| !shared.carries(&stream));
+                stream.condemn();
+            }
             let stale = pooled && fault == Fault::Failed(ErrorKind::Reset);
             failed(fault, unsent, stale, lease)
         }

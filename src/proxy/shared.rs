@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Runs hyper's tasks on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +35,7 @@ type Connection = http2::Connection<TokioIo<Io>, Upload, LocalExecutor>;
 /// One multiplexed connection.
 pub struct Shared {
     sender: http2::SendRequest<Upload>,
-    streams: Rc<Cell<usize>>,
+    streams: Rc<Streams>,
     /// Asked how many streams the upstream allows at once; it belongs to its task.
     connection: Weak<RefCell<Connection>>,
     born: Time,
@@ -44,14 +45,20 @@ impl Shared {
     /// Begins HTTP/2 on a new connection.
     pub async fn open(link: Link, now: Time, limits: &Limits) -> Result<Shared, Fault> {
         let (io, place) = link.into_io();
-        let opened = handshake(io, place, limits).await;
+        let streams = Rc::<Streams>::default();
+        let opened = handshake(io, place, limits, &streams).await;
         let (sender, connection) = opened.map_err(|_| Fault::Failed(ErrorKind::Protocol))?;
-        Ok(Shared { sender, streams: Rc::default(), connection, born: now })
+        Ok(Shared { sender, streams, connection, born: now })
     }
 
     /// A place for one request on it.
     pub fn stream(&self) -> (http2::SendRequest<Upload>, Stream) {
         (self.sender.clone(), Stream::begin(&self.streams))
+    }
+
+    /// Whether that stream is one of its own.
+    pub fn carries(&self, stream: &Stream) -> bool {
+        Rc::ptr_eq(&self.streams, &stream.0)
     }
 
     /// Whether it takes further requests.
@@ -61,7 +68,7 @@ impl Shared {
 
     /// Whether one more request may begin on it now.
     pub fn has_room(&self, streams_max: usize) -> bool {
-        self.streams.get() < self.allowed().min(streams_max)
+        self.streams.open.get() < self.allowed().min(streams_max)
     }
 
     /// How many streams the upstream allows at once. While it has not said so, streams queue in the connection.
@@ -73,7 +80,7 @@ impl Shared {
 
     /// Requests under way on it.
     pub fn in_flight(&self) -> usize {
-        self.streams.get()
+        self.streams.open.get()
     }
 }
 
@@ -149,19 +156,38 @@ impl Body for Upload {
     }
 }
 
+/// The streams of a connection.
+#[derive(Default)]
+struct Streams {
+    open: Cell<usize>,
+    /// Whether the connection ends with the last of them.
+    condemned: Cell<bool>,
+    /// Told when it is to end.
+    over: Notify,
+}
+
 /// One stream's place among its connection's; ends with the request.
-pub struct Stream(Rc<Cell<usize>>);
+pub struct Stream(Rc<Streams>);
 
 impl Stream {
-    fn begin(streams: &Rc<Cell<usize>>) -> Self {
-        streams.set(streams.get().saturating_add(1));
+    fn begin(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get().saturating_add(1));
         Stream(Rc::clone(streams))
+    }
+
+    /// Lets the connection end with the last of its streams. One that is dead without a word would not notice by itself,
+    /// least of all if its upstream never said how many streams it takes.
+    pub fn condemn(&self) {
+        self.0.condemned.set(true);
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        if self.0.open.get() == 0 && self.0.condemned.get() {
+            self.0.over.notify_one();
+        }
     }
 }
 
@@ -169,6 +195,7 @@ async fn handshake(
     io: Io,
     place: Place,
     limits: &Limits,
+    streams: &Rc<Streams>,
 ) -> hyper::Result<(http2::SendRequest<Upload>, Weak<RefCell<Connection>>)> {
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -184,11 +211,14 @@ async fn handshake(
         .handshake(TokioIo::new(io))
         .await?;
     let connection = Rc::new(RefCell::new(connection));
-    let asked = Rc::downgrade(&connection);
+    let (asked, streams) = (Rc::downgrade(&connection), Rc::clone(streams));
     tokio::task::spawn_local(async move {
-        // The error of a connection reaches each of its requests; here it only ends.
-        let _ = poll_fn(|cx| Pin::new(&mut *connection.borrow_mut()).poll(cx)).await;
-        drop(place);
+        tokio::select! {
+            // The error of a connection reaches each of its requests; here it only ends.
+            _ = poll_fn(|cx| Pin::new(&mut *connection.borrow_mut()).poll(cx)) => {}
+            () = streams.over.notified() => {}
+        }
+        drop((connection, place));
     });
     Ok((sender, asked))
 }

@@ -12,6 +12,11 @@ mod harness;
 
 mod admin;
 mod breaker;
+mod chaos;
+mod chaos_breaker;
+mod chaos_cases;
+mod chaos_relay;
+mod chaos_storm;
 mod counts;
 mod crossing;
 mod fallback;
