@@ -2,6 +2,7 @@
 
 use super::fault::Fault;
 use super::observe::Observation;
+use super::pulse::UnderWay;
 use super::{h1, h2};
 use crate::rollout::outcome::End;
 use bytes::Bytes;
@@ -25,6 +26,8 @@ pub enum Flow {
 pub struct Body {
     flow: Flow,
     observation: Option<Box<Observation>>,
+    /// The request's part in what its connection is doing.
+    under_way: Option<UnderWay>,
 }
 
 /// Why a body ends before it should; the client then sees its connection or stream cut, never a short success.
@@ -42,22 +45,27 @@ impl std::error::Error for Cut {}
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Body { flow: Flow::Fixed(None), observation: None }
+        Body { flow: Flow::Fixed(None), observation: None, under_way: None }
     }
 
     /// A body in memory.
     pub fn fixed(bytes: Bytes) -> Self {
-        Body { flow: Flow::Fixed((!bytes.is_empty()).then_some(bytes)), observation: None }
+        Body { flow: Flow::Fixed((!bytes.is_empty()).then_some(bytes)), observation: None, under_way: None }
     }
 
     /// A body whose end closes `observation`.
     pub fn observed(flow: Flow, observation: Box<Observation>) -> Self {
-        let mut body = Body { flow, observation: Some(observation) };
+        let mut body = Body { flow, observation: Some(observation), under_way: None };
         if body.is_end_stream() {
             // Nobody polls a body that has ended already.
             body.close(End::Complete);
         }
         body
+    }
+
+    /// The request is under way on its connection until this body is dropped.
+    pub fn hold(&mut self, under_way: UnderWay) {
+        self.under_way = Some(under_way);
     }
 
     fn close(&mut self, end: End) {
@@ -86,12 +94,15 @@ impl HttpBody for Body {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let frame = match &mut self.flow {
-            Flow::Fixed(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Flow::H1(download) => ready!(download.poll_frame(cx)),
-            Flow::H2(download) => ready!(download.poll_frame(cx)),
+        let polled = match &mut self.flow {
+            Flow::Fixed(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Flow::H1(download) => download.poll_frame(cx),
+            Flow::H2(download) => download.poll_frame(cx),
         };
-        Poll::Ready(match frame {
+        if let Some(under_way) = &self.under_way {
+            under_way.polled(&polled);
+        }
+        Poll::Ready(match ready!(polled) {
             Some(Ok(frame)) => {
                 self.note(&frame);
                 if self.is_end_stream() {

@@ -87,7 +87,7 @@ async fn send_h1(
 ) -> Result<Answer, Box<Failed>> {
     let length = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
     write_head(&mut link.outbox.bytes, rewrite, &lease, length, body.is_some());
-    let exchange = Exchange::new(link, lease, body, length.is_none());
+    let exchange = Exchange::new(link, lease, body, length.is_none(), way.limits.max_body);
     let (head, download) = exchange.head(way, &rewrite.parts.method).await?;
     Ok(Answer { status: head.status, headers: head.headers, flow: Flow::H1(download) })
 }

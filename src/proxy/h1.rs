@@ -37,8 +37,8 @@ pub struct Exchange {
 
 impl Exchange {
     /// An exchange whose request head is in the link's outbox already.
-    pub fn new(link: Link, lease: Lease, body: Option<Incoming>, chunked: bool) -> Self {
-        Exchange { link, lease, upload: Upload::new(body, chunked), interim: 0 }
+    pub fn new(link: Link, lease: Lease, body: Option<Incoming>, chunked: bool, body_bytes_max: u64) -> Self {
+        Exchange { link, lease, upload: Upload::new(body, chunked, body_bytes_max), interim: 0 }
     }
 
     /// Sends the request and waits for the answer's head.

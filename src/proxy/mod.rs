@@ -16,6 +16,7 @@
 )]
 
 pub mod access;
+mod admission;
 mod attempt;
 mod body;
 mod chunked;
@@ -31,10 +32,12 @@ mod link;
 mod local;
 mod observe;
 mod pool;
+mod pulse;
 mod refusal;
 mod request;
 mod route;
 mod shared;
 mod unit;
 mod upload;
+mod vigil;
 pub mod worker;

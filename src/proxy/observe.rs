@@ -3,6 +3,7 @@
 //! An observation that is dropped unclosed belongs to a client that left.
 
 use super::access;
+use super::admission::Admitted;
 use super::local::{Adopted, Worker};
 use crate::clock::Time;
 use crate::rollout::assign::{Decision, Reason};
@@ -29,6 +30,8 @@ pub struct Observation {
     bytes_in: u64,
     bytes_out: u64,
     line: Option<Box<access::Line>>,
+    /// Its places among the requests under way, until the end.
+    admitted: Option<Admitted>,
     closed: bool,
 }
 
@@ -41,6 +44,7 @@ impl Observation {
         decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
         started: Time,
         line: Option<Box<access::Line>>,
+        admitted: Admitted,
     ) -> Box<Self> {
         let observation = Observation {
             worker: Rc::clone(worker),
@@ -55,6 +59,7 @@ impl Observation {
             bytes_in: 0,
             bytes_out: 0,
             line,
+            admitted: Some(admitted),
             closed: false,
         };
         observation.each_series(|series, _| series.started.add(1));
@@ -104,6 +109,7 @@ impl Observation {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
+        self.admitted = None;
         let now = self.worker.clock.now();
         let outcome =
             Outcome { status: self.answered.map(|status| status.as_u16()), grpc_status: self.grpc_status, end };

@@ -14,6 +14,8 @@ mod admin;
 mod counts;
 mod headers;
 mod lifecycle;
+mod limits;
+mod overload;
 mod process;
 mod protocols;
 mod reasons;
