@@ -28,6 +28,7 @@ fn split(name: &str, cohorts: Vec<Cohort>) -> Split {
         weight: Weight::from_percent(10).unwrap_or_default(),
         cohorts,
         requires: None,
+        probe: None,
     }
 }
 

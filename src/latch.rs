@@ -1,69 +1,114 @@
-//! The latch of a rollout: one atomic that every worker reads for every request and that any thread may set at once.
+//! The latch of a rollout: what every worker reads for every request and any thread may set at once.
 //!
-//! It carries the switches that must act without engine, disk or snapshot: kill, per rollout and per cohort. It knows
-//! nothing of why; reasons are kept by the engine.
+//! It carries the switches that must act without engine, disk or snapshot: the kills, per rollout and per cohort, and the
+//! breaker's state with the run of failures that may open it from the request path (`circuit`). It knows nothing of why;
+//! reasons are kept by the engine.
+
+mod circuit;
+#[cfg(test)]
+mod tests;
+
+pub use circuit::{Run, UnitMark};
 
 use crate::rollout::assign::Switches;
+use circuit::Circuit;
 use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The switches of one rollout, shared by the control plane, the admin thread and all workers.
 #[derive(Debug, Default)]
 pub struct Latch {
-    bits: AtomicU64,
+    kills: AtomicU64,
+    circuit: Arc<Circuit>,
 }
 
 impl Latch {
+    /// A latch with the kills of `switches` and this one's circuit: whatever happens to that, both see it.
+    #[must_use]
+    pub fn renewed(&self, switches: Switches) -> Latch {
+        Latch { kills: AtomicU64::new(switches.kills().bits()), circuit: Arc::clone(&self.circuit) }
+    }
+
     /// What is switched at this moment.
     #[inline]
     pub fn read(&self) -> Switches {
-        Switches::from_bits(self.bits.load(Ordering::Relaxed))
+        Switches::from_bits(self.kills.load(Ordering::Relaxed)).with(self.circuit.switches())
     }
 
-    /// Switches on everything that `switches` has on.
+    /// Switches on every kill that `switches` has on.
     pub fn set(&self, switches: Switches) {
-        self.bits.fetch_or(switches.bits(), Ordering::SeqCst);
+        self.kills.fetch_or(switches.kills().bits(), Ordering::SeqCst);
     }
 
-    /// A request on the canary ended well: a run of failures is over.
-    #[inline]
-    pub fn succeeded(&self) {}
-
-    /// A request on the canary failed. Opens the circuit if this failure makes a run that `guard` does not suffer; true
-    /// if it did.
-    #[inline]
-    pub fn failed(&self, _unit: UnitMark, _guard: &Guard) -> bool {
-        false
+    /// Switches off every kill that `switches` has on.
+    pub fn clear(&self, switches: Switches) {
+        self.kills.fetch_and(!switches.kills().bits(), Ordering::SeqCst);
     }
 
-    /// A request on stable failed: a run on the canary that goes on beside it is left to the breaker's judgement.
+    /// Opens the circuit, whatever its state; false if it is open already, as after a run of failures.
+    pub fn open(&self) -> bool {
+        self.circuit.open()
+    }
+
+    /// Lets the trickle through, unless the breaker has moved since `seen` was read; true if it did.
+    pub fn half_open(&self, seen: Switches) -> bool {
+        self.circuit.half_open(seen)
+    }
+
+    /// Lets the split flow, unless the breaker has moved since `seen` was read; true if it did.
+    pub fn close(&self, seen: Switches) -> bool {
+        self.circuit.close(seen)
+    }
+
+    /// The mark of a unit, or of an address in its place.
     #[inline]
-    pub fn stable_failed(&self) {}
+    pub fn mark(&self, unit: impl Hash) -> UnitMark {
+        self.circuit.mark(unit)
+    }
 
     /// A request of that unit was started on the canary.
     #[inline]
-    pub fn saw(&self, _unit: UnitMark) {}
-
-    /// The run of failures at this moment.
-    pub fn run(&self) -> Run {
-        Run::default()
+    pub fn saw(&self, unit: UnitMark) {
+        self.circuit.saw(unit);
     }
 
-    /// Distinct units seen on the canary since the turn before the last one, up to 64.
-    pub fn units_seen(&self) -> u32 {
-        0
+    /// A request on the canary that started in that era ended well: a run of failures is over.
+    #[inline]
+    pub fn succeeded(&self, era: u16) {
+        self.circuit.succeeded(era);
     }
 
-    /// Ends one of the two spans over which units are remembered; called every 10 s.
-    pub fn turn(&self) {}
+    /// A request on the canary that started in that era failed. Opens the circuit if this failure makes a run that `guard`
+    /// does not suffer; true if it did.
+    pub fn failed(&self, unit: UnitMark, era: u16, guard: &Guard) -> bool {
+        self.circuit.failed(unit, era, guard)
+    }
+
+    /// A request on stable failed: a run on the canary that goes on beside it is left to the breaker's judgement.
+    pub fn stable_failed(&self) {
+        self.circuit.stable_failed();
+    }
 
     /// Whether stable fails so often at present that a run on the canary must not open the circuit by itself.
-    pub fn mark_stable_sick(&self, _sick: bool) {}
+    pub fn mark_stable_sick(&self, sick: bool) {
+        self.circuit.mark_stable_sick(sick);
+    }
 
-    /// Switches off everything that `switches` has on.
-    pub fn clear(&self, switches: Switches) {
-        self.bits.fetch_and(!switches.bits(), Ordering::SeqCst);
+    /// The run of failures at this moment; while the circuit is open, the one that was under way when it opened.
+    pub fn run(&self) -> Run {
+        self.circuit.run()
+    }
+
+    /// Distinct units seen on the canary since the turn before the last one: a lower bound, up to 64.
+    pub fn units_seen(&self) -> u32 {
+        self.circuit.units_seen()
+    }
+
+    /// Ends one of the two spans over which units are remembered; called every 10 s, by one thread.
+    pub fn turn(&self) {
+        self.circuit.turn();
     }
 }
 
@@ -80,19 +125,6 @@ pub struct Guard {
     pub counts_waiting: bool,
     /// Whether a canary that is no worse than stable is spared.
     pub spares_both: bool,
-}
-
-/// A unit as the request path tells it from others: a hash that is never shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UnitMark(pub u64);
-
-/// A run of failures on the canary.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Run {
-    /// Failures.
-    pub failures: u32,
-    /// Distinct units among them, up to `MIN_UNITS_MAX`.
-    pub units: u32,
 }
 
 /// All latches by rollout name. A latch lives as long as the process, so that a reload never loses a kill; only a reload
@@ -114,27 +146,15 @@ impl Latches {
         latch
     }
 
-    /// A new latch for a rollout with exactly `switches` on, for snapshots from now on. Older ones keep the old latch,
-    /// so that no bit ever stands for two cohorts.
+    /// A new latch for a rollout with exactly the kills of `switches` on, for snapshots from now on. Older ones keep the old
+    /// latch, so that no bit ever stands for two cohorts. Both have the same circuit, so that a request that started under
+    /// an older snapshot still opens it for everyone.
     pub fn renew(&self, rollout: &str, switches: Switches) -> Arc<Latch> {
-        let latch = Arc::new(Latch { bits: AtomicU64::new(switches.bits()) });
         let mut latches = self.by_rollout.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed =
+            latches.get(rollout).map_or_else(|| Latch::default().renewed(switches), |old| old.renewed(switches));
+        let latch = Arc::new(renewed);
         latches.insert(Arc::from(rollout), Arc::clone(&latch));
         latch
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_latch_outlives_the_snapshot_that_named_it() {
-        let latches = Latches::default();
-        latches.of("chat").set(Switches::KILLED);
-        assert!(latches.of("chat").read().killed());
-        assert!(!latches.of("other").read().killed());
-        latches.of("chat").clear(Switches::KILLED);
-        assert_eq!(latches.of("chat").read(), Switches::NONE);
     }
 }

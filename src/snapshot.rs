@@ -7,12 +7,12 @@ use crate::allowance::{Addresses, Allowance};
 use crate::latch::{Guard, Latch};
 use crate::rollout::assign::Split;
 use crate::rollout::outcome::ErrorRules;
-use crate::tally::{Cell, Decisions, ListenerCounts, PerWorker, Series, Units, WorkerCounts};
+use crate::tally::{Cell, Decisions, Fallbacks, ListenerCounts, PerWorker, Series, Units, WorkerCounts};
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +56,23 @@ impl Snapshot {
     /// Whether the forwarding headers of that peer are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+
+    /// Whether the canary of a rollout has somewhere to go, or stable has not either because both lead to the same
+    /// upstream: that is nobody's fault. Where the route says, or what is a fixed answer, is always somewhere.
+    #[inline]
+    pub fn canary_is_healthy(&self, rollout: &Rollout) -> bool {
+        let [stable, canary] = &rollout.arms;
+        match (&stable.to, &canary.to) {
+            (ArmTarget::Upstream(stable), ArmTarget::Upstream(canary)) if stable == canary => true,
+            (_, ArmTarget::Upstream(canary)) => self.upstreams.get(*canary).is_some_and(Upstream::is_healthy),
+            (_, ArmTarget::Respond(_) | ArmTarget::Route) => true,
+        }
+    }
+
+    /// Whether the upstream of that name has a healthy endpoint; one that is not there has none.
+    pub fn is_healthy(&self, upstream: &str) -> bool {
+        self.upstreams.iter().any(|present| *present.name == *upstream && present.is_healthy())
     }
 }
 
@@ -159,6 +176,10 @@ pub struct Rollout {
     pub guard: Option<Guard>,
     /// Whether stable answers a failed canary request.
     pub fallback: Fallback,
+    /// Whether a request with `Idempotency-Key` counts as idempotent whatever its method.
+    pub fallback_by_key: bool,
+    /// What came of the canary's failures.
+    pub fallbacks: Arc<PerWorker<Fallbacks>>,
 }
 
 /// Whether stable answers a request that failed on the canary.
@@ -259,6 +280,16 @@ pub struct Upstream {
     pub active: Arc<PerWorker<Cell>>,
     /// Connections in the pool.
     pub idle: Arc<PerWorker<Cell>>,
+    /// How often an endpoint was passed over for a while because requests to it failed in a row.
+    pub ejections: Arc<PerWorker<Cell>>,
+}
+
+impl Upstream {
+    /// Whether any of its endpoints is healthy, or not checked. Without a known address it is not.
+    #[inline]
+    pub fn is_healthy(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.health.is_up())
+    }
 }
 
 /// One address of an upstream.
@@ -272,6 +303,28 @@ pub struct Endpoint {
     pub server_name: Option<rustls_pki_types::ServerName<'static>>,
     /// Where to connect.
     pub address: SocketAddr,
+    /// Whether requests may go there.
+    pub health: Arc<Health>,
+}
+
+/// Whether requests may go to an endpoint: up unless its health checks say otherwise. All snapshots that name the
+/// endpoint share it, so that a change takes effect without a publication. The health checks alone write it.
+#[derive(Debug, Default)]
+pub struct Health {
+    down: AtomicBool,
+}
+
+impl Health {
+    /// Whether requests may go there.
+    #[inline]
+    pub fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the checks found.
+    pub fn set(&self, up: bool) {
+        self.down.store(!up, Ordering::Relaxed);
+    }
 }
 
 /// Who may force an arm.

@@ -96,7 +96,7 @@ impl Default for Latency {
 
 /// One worker's counts of one rollout's canary requests by unit; see `breaker::UnitCounts`.
 #[repr(align(64))]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Units {
     /// Failures.
     pub failures: UnitCells,
@@ -110,9 +110,26 @@ pub struct Units {
 #[derive(Debug)]
 pub struct UnitCells(Box<[Cell]>);
 
-impl Default for Units {
-    fn default() -> Self {
-        Units { failures: UnitCells::default(), slow: UnitCells::default(), waiting: UnitCells::default() }
+impl UnitCells {
+    /// Counts one request in its unit's slot of every row; only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, slots: [usize; UNIT_ROWS]) {
+        self.cells(slots).for_each(|cell| cell.add(1));
+    }
+
+    /// Takes one request away again; only the owning worker may call this.
+    #[inline]
+    pub fn sub(&self, slots: [usize; UNIT_ROWS]) {
+        self.cells(slots).for_each(|cell| cell.sub(1));
+    }
+
+    /// The counts, row by row.
+    pub fn read(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(Cell::read)
+    }
+
+    fn cells(&self, slots: [usize; UNIT_ROWS]) -> impl Iterator<Item = &Cell> {
+        self.0.chunks_exact(UNIT_SLOTS).zip(slots).filter_map(|(row, slot)| row.get(slot))
     }
 }
 
@@ -252,6 +269,18 @@ pub struct ListenerCounts {
     pub cut: [Cell; CONNECTIONS_CUT.len()],
 }
 
+/// What may come of a canary's failure where stable may stand in, in the order of `Fallbacks::outcomes`: the `outcome` label
+/// of `weir_fallbacks_total`.
+pub const FALLBACKS: [&str; 5] = ["answered", "failed", "budget", "unsafe", "too_large"];
+
+/// One worker's counts of what came of the canary's failures of one rollout.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+pub struct Fallbacks {
+    /// By the words of `FALLBACKS`.
+    pub outcomes: [Cell; FALLBACKS.len()],
+}
+
 /// What a worker counts that belongs to no rollout.
 #[repr(align(64))]
 #[derive(Debug, Default)]
@@ -271,6 +300,7 @@ pub struct Registry {
     series: BTreeMap<SeriesKey, Arc<PerWorker<Series>>>,
     decisions: BTreeMap<Arc<str>, Arc<PerWorker<Decisions>>>,
     units: BTreeMap<Arc<str>, Arc<PerWorker<Units>>>,
+    fallbacks: BTreeMap<Arc<str>, Arc<PerWorker<Fallbacks>>>,
     gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
     listeners: BTreeMap<Arc<str>, Arc<PerWorker<ListenerCounts>>>,
     counts: Arc<PerWorker<WorkerCounts>>,
@@ -298,6 +328,8 @@ pub enum GaugeKey {
     UpstreamActive(Arc<str>),
     /// Upstream connections in the pool.
     UpstreamIdle(Arc<str>),
+    /// Ejections of an upstream's endpoints; only ever goes up.
+    UpstreamEjections(Arc<str>),
 }
 
 impl Registry {
@@ -308,6 +340,7 @@ impl Registry {
             series: BTreeMap::new(),
             decisions: BTreeMap::new(),
             units: BTreeMap::new(),
+            fallbacks: BTreeMap::new(),
             gauges: BTreeMap::new(),
             listeners: BTreeMap::new(),
             allowances: BTreeMap::new(),
@@ -337,6 +370,12 @@ impl Registry {
     pub fn units(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Units>> {
         let workers = self.workers;
         Arc::clone(self.units.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// What came of the canary's failures of that rollout, made if it is new.
+    pub fn fallbacks(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Fallbacks>> {
+        let workers = self.workers;
+        Arc::clone(self.fallbacks.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
     }
 
     /// The gauge of that key, made if it is new.
@@ -376,6 +415,9 @@ impl Registry {
         self.gauges.retain(|key, _| gauges(key));
         // One that a request still holds is needed if its rollout comes back.
         self.allowances.retain(|_, allowance| Arc::strong_count(allowance) > 1);
+        // Every rollout that is still there has a series of forced requests.
+        let forced = |rollout: &Arc<str>| SeriesKey::Forced { rollout: Arc::clone(rollout), arm: Arm::Stable };
+        self.fallbacks.retain(|rollout, _| self.series.contains_key(&forced(rollout)));
     }
 
     /// Lets go of a rollout's decision counts, so that the next snapshot gets new ones: its cohorts have new places, or
@@ -397,6 +439,11 @@ impl Registry {
     /// Every listener's counts, for the collector.
     pub fn all_listeners(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<ListenerCounts>>)> {
         self.listeners.iter()
+    }
+
+    /// Every rollout's counts of fallbacks, for the exposition.
+    pub fn all_fallbacks(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<Fallbacks>>)> {
+        self.fallbacks.iter()
     }
 
     /// Every gauge, for the collector.

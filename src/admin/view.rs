@@ -5,8 +5,9 @@
 
 use crate::control::Reloaded;
 use crate::rollout::assign::{Asker, Split, UnitAsker, decide};
+use crate::rollout::bucket::Weight;
 use crate::rollout::flags::flags;
-use crate::rollout::report::{ArmReport, CohortReport, Event as EventReport, RolloutReport};
+use crate::rollout::report::{ArmReport, BreakerReport, CohortReport, Event as EventReport, RolloutReport};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -41,9 +42,8 @@ pub struct Rollout {
     pub killed: bool,
     /// Whether that kill comes from file or environment, so that `revive` is refused.
     pub killed_by_config: bool,
-    /// The breaker; null without one.
-    #[serde(skip_deserializing)]
-    pub breaker: (),
+    /// The breaker; null if it is switched off.
+    pub breaker: Option<Breaker>,
     /// Both arms over the window.
     pub arms: Arms,
     /// The cohorts in config order.
@@ -58,6 +58,26 @@ pub struct Rollout {
     pub window_s: f64,
     /// The generation of the snapshot that carries this state.
     pub generation: u64,
+}
+
+/// The breaker of a rollout.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Breaker {
+    /// `closed`, `open`, `half_open`.
+    pub state: String,
+    /// Trips that count towards `max_trips`.
+    pub trips: u32,
+    /// Trips after which the rollout is rolled back; 0 is never.
+    pub max_trips: u32,
+    /// Why it tripped last, with numbers; null if it never did.
+    pub last_reason: Option<String>,
+    /// Seconds until some units probe; null unless it is open.
+    pub cooldown_s: Option<f64>,
+    /// The share of canary units that probe; null unless it is half-open.
+    pub probe_ppm: Option<u32>,
+    /// What an operator should know besides, or null.
+    pub note: Option<String>,
 }
 
 /// Both arms.
@@ -219,13 +239,27 @@ impl Rollout {
             file_weight_ppm: report.file_weight.ppm(),
             killed: report.killed,
             killed_by_config: report.killed_by_config,
-            breaker: (),
+            breaker: report.breaker.as_ref().map(Breaker::of),
             arms: Arms { stable: Arm::of(stable), canary: Arm::of(canary) },
             cohorts: report.cohorts.iter().map(Cohort::of).collect(),
             gates: [],
             triggers: [],
             window_s: thousandths(window.as_secs_f64()),
             generation: report.generation,
+        }
+    }
+}
+
+impl Breaker {
+    fn of(report: &BreakerReport) -> Breaker {
+        Breaker {
+            state: report.state.word().to_owned(),
+            trips: report.trips,
+            max_trips: report.max_trips,
+            last_reason: report.last_reason.clone(),
+            cooldown_s: report.cooldown_left.map(|left| thousandths(left.as_secs_f64())),
+            probe_ppm: report.probe.map(Weight::ppm),
+            note: report.note.clone(),
         }
     }
 }
@@ -337,9 +371,10 @@ mod tests {
     use super::*;
     use crate::clock::Wall;
     use crate::rollout::assign::{Phase, Switches};
-    use crate::rollout::bucket::{Bucketer, Weight};
+    use crate::rollout::breaker::State;
+    use crate::rollout::bucket::Bucketer;
     use crate::rollout::cohort::Cohort;
-    use crate::rollout::report::State;
+    use crate::rollout::report;
     use serde_json::json;
     use std::sync::Arc;
 
@@ -358,12 +393,21 @@ mod tests {
         };
         RolloutReport {
             name: "chat".into(),
-            state: State::Running,
+            state: report::State::Running,
             state_reason: Some("slow".to_owned()),
             weight: Weight::from_ppm(125_000).unwrap(),
             file_weight: Weight::FULL,
             killed: true,
             killed_by_config: false,
+            breaker: Some(BreakerReport {
+                state: State::Open,
+                trips: 2,
+                max_trips: 3,
+                last_reason: Some("error_rate 34.0% > 5.0%".to_owned()),
+                cooldown_left: Some(Duration::from_micros(24_500_499)),
+                probe: None,
+                note: None,
+            }),
             arms: [ArmReport::default(), canary],
             cohorts: vec![CohortReport {
                 name: "internal".into(),
@@ -389,10 +433,14 @@ mod tests {
             "p50_ms": 4.128, "p75_ms": 6.0, "p90_ms": 8.0, "p95_ms": 9.0, "p99_ms": 9.5, "p999_ms": 9.75,
             "in_flight": 1,
         });
+        let breaker = json!({
+            "state": "open", "trips": 2, "max_trips": 3, "last_reason": "error_rate 34.0% > 5.0%", "cooldown_s": 24.5,
+            "probe_ppm": null, "note": null,
+        });
         let expected = json!({
             "name": "chat", "state": "running", "state_reason": "slow", "stage": null,
             "weight_ppm": 125_000, "file_weight_ppm": 1_000_000,
-            "killed": true, "killed_by_config": false, "breaker": null,
+            "killed": true, "killed_by_config": false, "breaker": breaker,
             "arms": {"stable": empty, "canary": busy},
             "cohorts": [{"name": "internal", "enabled": true, "killed": false, "exclude": false, "units": 2}],
             "gates": [], "triggers": [], "window_s": 60.0, "generation": 7,
@@ -404,7 +452,7 @@ mod tests {
     fn the_command_line_reads_what_later_versions_add() {
         let mut form = serde_json::to_value(Rollout::of(&report(), Duration::from_secs(60))).unwrap();
         form["stage"] = json!({"name": "canary-10", "index": 1});
-        form["breaker"] = json!({"state": "closed"});
+        form["breaker"] = json!({"state": "closed", "more": 1});
         form["gates"] = json!([{"when": "error_rate < 1%"}]);
         form["surprise"] = json!(1);
         let read: Rollout = serde_json::from_value(form).unwrap();
@@ -424,6 +472,7 @@ mod tests {
             weight,
             cohorts: vec![cohort("internal", false), Cohort { enabled: false, ..cohort("off", false) }],
             requires,
+            probe: None,
         };
         vec![split("objects", Weight::ZERO, None), split("chat", Weight::FULL, Some(0))]
     }

@@ -197,7 +197,7 @@ fn live(old: &Config, new: &Config, rollouts: &[view::Rollout]) -> (Live, Live) 
             "rolled_back" => Phase::RolledBack,
             _ => Phase::Pending,
         };
-        let stands = LiveRollout { phase, weight, overlays: BTreeMap::new() };
+        let stands = LiveRollout { phase, weight, probe: None, overlays: BTreeMap::new() };
         let weight_in = |config: &Config| Some(config.rollouts.get(config.rollout(&rollout.name)?)?.plan.weight);
         let next = weight_in(new).filter(|next| Some(*next) != weight_in(old)).unwrap_or(weight);
         after.rollouts.insert(rollout.name.as_str().into(), LiveRollout { weight: next, ..stands.clone() });

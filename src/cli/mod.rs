@@ -19,6 +19,7 @@ mod render;
 mod status;
 mod stop;
 mod token;
+mod upstreams;
 
 use args::{Cli, Colour, Output, Verb};
 use clap::{CommandFactory, Parser};

@@ -1,8 +1,9 @@
 //! Numbers, tables and colours as people like to read them. Text in, text out; no terminal is touched here.
 
-use crate::config::units::print_share;
+use crate::config::units::{print_share, print_span};
 use crate::rollout::bucket::Weight;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// Whether colours are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,6 +115,15 @@ pub fn rate(rate: Option<f64>) -> String {
         Some(rate) if rate > 0.0 && rate < 0.0001 => "<0.01%".to_owned(),
         Some(rate) => format!("{:.2}%", rate * 100.0),
     }
+}
+
+/// A time to wait like `1m23s`; under ten seconds with a decimal.
+pub fn wait(seconds: f64) -> String {
+    let seconds = seconds.clamp(0.0, 1e6);
+    if seconds < 10.0 {
+        return format!("{seconds:.1}s");
+    }
+    print_span(Duration::from_secs(seconds.round() as u64))
 }
 
 /// A part of a whole like `24.8%`; a dash where the whole is nothing.

@@ -5,7 +5,8 @@ use super::client::{Client, encode};
 use super::console::Console;
 use super::render::{self, DASH, Paint, Table, Tone};
 use super::stop::{Outcome, Stop};
-use crate::admin::view::{Arm, Rollout, Rollouts};
+use super::upstreams;
+use crate::admin::view::{Arm, Breaker, Rollout, Rollouts};
 use crate::config::units::print_span;
 use std::time::Duration;
 
@@ -15,10 +16,14 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Status) -> Outcom
     let paint = console.paint(global);
     loop {
         let (body, rollouts) = ask(&client, arguments)?;
+        let sick = || match global.output {
+            Output::Text => upstreams::sick(&client, paint),
+            Output::Json => String::new(),
+        };
         let text = match rollouts.as_slice() {
             many if arguments.watch && !console.out_is_terminal => many.iter().map(|one| line(one) + "\n").collect(),
-            [only] => detail(only, paint),
-            many => overview(many, paint),
+            [only] => detail(only, paint) + &sick(),
+            many => overview(many, paint) + &sick(),
         };
         if global.output == Output::Text && arguments.watch && console.out_is_terminal {
             // Home, each line's rest cleared, then whatever was below. What does not fit is cut: a line that wraps or
@@ -56,8 +61,9 @@ pub fn line(rollout: &Rollout) -> String {
         let (rps, rate) = (render::frequency(arm.rps), render::rate(arm.error_rate));
         format!("{name} {rps} rps, {rate} errors, p95 {}", render::latency(arm.p95_ms))
     };
+    let why = because(rollout).map_or(String::new(), |why| format!("  |  {why}"));
     format!(
-        "{}  {}  weight {}  |  {}  |  {}",
+        "{}  {}  weight {}  |  {}  |  {}{why}",
         render::clean(&rollout.name),
         standing(rollout).1,
         render::share(rollout.weight_ppm),
@@ -89,10 +95,16 @@ pub fn overview(rollouts: &[Rollout], paint: Paint) -> String {
         ]);
     }
     let legend = paint.tone(Tone::Dim, &format!("pairs are stable | canary, over the last {span}"));
-    format!("{}{legend}\n", table.print(paint))
+    let mut text = format!("{}{legend}\n", table.print(paint));
+    let reasons = rollouts.iter().filter_map(|rollout| Some((rollout, because(rollout)?)));
+    for (index, (rollout, why)) in reasons.enumerate() {
+        let gap = if index == 0 { "\n" } else { "" };
+        text.push_str(&format!("{gap}{}: {why}\n", paint.tone(Tone::Bold, &render::clean(&rollout.name))));
+    }
+    text
 }
 
-/// One rollout: a headline, both arms side by side, its cohorts.
+/// One rollout: a headline, its breaker, both arms side by side, its cohorts.
 pub fn detail(rollout: &Rollout, paint: Paint) -> String {
     let (tone, state) = standing(rollout);
     let mut text = format!(
@@ -108,12 +120,68 @@ pub fn detail(rollout: &Rollout, paint: Paint) -> String {
         text.push_str(&format!("  {}", render::clean(reason)));
     }
     text.push_str(&format!("\n{}\n\n", paint.tone(Tone::Dim, &format!("the last {}", span(rollout)))));
+    if let Some(breaker) = &rollout.breaker {
+        text.push_str(&format!("{}\n", self::breaker(breaker, paint)));
+    }
     text.push_str(&arms(rollout).print(paint));
     if !rollout.cohorts.is_empty() {
         text.push('\n');
         text.push_str(&cohorts(rollout).print(paint));
     }
     text
+}
+
+/// Where the breaker stands, why it tripped last, and what else there is to say: a line each.
+fn breaker(breaker: &Breaker, paint: Paint) -> String {
+    let (tone, word) = match breaker.state.as_str() {
+        "closed" => (Tone::Green, "closed"),
+        "open" => (Tone::Red, "open"),
+        "half_open" => (Tone::Yellow, "half-open"),
+        other => (Tone::Yellow, other),
+    };
+    let mut text = format!("breaker {}", paint.tone(tone, &render::clean(word)));
+    if let Some(next) = next(breaker) {
+        text.push_str(&format!(", {next}"));
+    }
+    text.push('\n');
+    if let Some(reason) = &breaker.last_reason {
+        let when = if breaker.state == "closed" { "tripped last by" } else { "tripped by" };
+        text.push_str(&format!("  {when} {}\n", render::clean(reason)));
+    }
+    if let Some(note) = &breaker.note {
+        text.push_str(&format!("  {}\n", paint.tone(Tone::Yellow, &render::clean(note))));
+    }
+    text
+}
+
+/// What comes next, as far as it is known: `some units probe in 24s, trip 2 of 3`.
+fn next(breaker: &Breaker) -> Option<String> {
+    let step = match (breaker.cooldown_s, breaker.probe_ppm) {
+        (Some(left), _) => Some(format!("some units probe in {}", render::wait(left))),
+        (None, Some(probe)) => Some(format!("{} of canary units probe", render::share(probe))),
+        (None, None) => None,
+    };
+    let trips = match (breaker.trips, breaker.max_trips) {
+        (0, _) => None,
+        (trips, 0) => Some(format!("trip {trips}")),
+        (trips, most) => Some(format!("trip {trips} of {most}")),
+    };
+    let parts: Vec<String> = step.into_iter().chain(trips).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Why the rollout does not simply run, on one line: the breaker's reason, or a rollback's; else what the breaker notes.
+fn because(rollout: &Rollout) -> Option<String> {
+    if rollout.killed || rollout.state != "running" {
+        return rollout.state_reason.as_deref().map(render::clean);
+    }
+    let breaker = rollout.breaker.as_ref()?;
+    if breaker.state == "closed" {
+        return breaker.note.as_deref().map(render::clean);
+    }
+    let reason = breaker.last_reason.as_deref().map(render::clean);
+    let parts: Vec<String> = reason.into_iter().chain(next(breaker)).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// What the numbers cover.
@@ -178,6 +246,15 @@ fn standing(rollout: &Rollout) -> (Tone, String) {
         let by = if rollout.killed_by_config { " by config" } else { "" };
         return (Tone::Red, format!("killed{by}"));
     }
+    if rollout.state == "running"
+        && let Some(breaker) = &rollout.breaker
+    {
+        match breaker.state.as_str() {
+            "open" => return (Tone::Red, "breaker open".to_owned()),
+            "half_open" => return (Tone::Yellow, "breaker half-open".to_owned()),
+            _ => {}
+        }
+    }
     let tone = match rollout.state.as_str() {
         "running" => Tone::Green,
         "rolled_back" => Tone::Red,
@@ -197,7 +274,7 @@ const WATCH_PERIOD: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn rollout(name: &str, killed: bool) -> Rollout {
         let arm = |requests: u64, errors: u64, rps: f64| {
@@ -209,7 +286,8 @@ mod tests {
         };
         let form = json!({
             "name": name, "state": "running", "state_reason": null, "stage": null, "weight_ppm": 250_000,
-            "file_weight_ppm": 100_000, "killed": killed, "killed_by_config": false, "breaker": null,
+            "file_weight_ppm": 100_000, "killed": killed, "killed_by_config": false,
+            "breaker": {"state": "closed", "trips": 0, "max_trips": 3},
             "arms": {"stable": arm(22_511, 5, 375.2), "canary": arm(7_431, 14, 123.9)},
             "cohorts": [
                 {"name": "internal", "enabled": true, "killed": false, "exclude": false, "units": 1200},
@@ -226,6 +304,8 @@ mod tests {
 chat  running  weight 25% (file: 10%)
 the last 1m
 
+breaker closed
+
             stable   canary
 share        75.2%    24.8%
 requests    22,511    7,431
@@ -241,6 +321,53 @@ internal  on      canary          1,200
 partners  killed  stable              -
 ";
         assert_eq!(detail(&rollout("chat", false), Paint::default()), expected);
+    }
+
+    fn tripped(state: &str, closed_by: Value) -> Rollout {
+        let mut breaker = json!({
+            "state": state, "trips": 2, "max_trips": 3,
+            "last_reason": "error_rate 34.0% > 5.0% (17 of 50 requests in 10s; stable 0.1%)",
+        });
+        breaker.as_object_mut().unwrap().extend(closed_by.as_object().unwrap().clone());
+        Rollout { breaker: serde_json::from_value(breaker).unwrap(), ..rollout("chat", false) }
+    }
+
+    #[test]
+    fn an_open_breaker_says_why_and_what_comes_next_wherever_it_is_shown() {
+        let open = tripped("open", json!({ "cooldown_s": 83.2 }));
+        let reason = "error_rate 34.0% > 5.0% (17 of 50 requests in 10s; stable 0.1%)";
+        let next = "some units probe in 1m23s, trip 2 of 3";
+        let shown = detail(&open, Paint::default());
+        assert!(shown.starts_with("chat  breaker open  weight 25% (file: 10%)\n"), "{shown}");
+        assert!(shown.contains(&format!("\nbreaker open, {next}\n  tripped by {reason}\n\n")), "{shown}");
+        let many = overview(&[open.clone(), rollout("shop", false)], Paint::default());
+        assert!(many.contains("chat     breaker open     25%"), "{many}");
+        assert!(many.ends_with(&format!("\n\nchat: {reason}; {next}\n")), "{many}");
+        assert!(line(&open).starts_with("chat  breaker open  weight 25%  |  stable"));
+        assert!(line(&open).ends_with(&format!("  |  {reason}; {next}")));
+    }
+
+    #[test]
+    fn a_half_open_breaker_says_how_many_probe_and_a_closed_one_what_was() {
+        let half =
+            tripped("half_open", json!({ "probe_ppm": 20_000, "note": "too few units: the trickle was doubled" }));
+        let shown = detail(&half, Paint::default());
+        assert!(shown.starts_with("chat  breaker half-open  weight"), "{shown}");
+        assert!(shown.contains("breaker half-open, 2% of canary units probe, trip 2 of 3\n"), "{shown}");
+        assert!(shown.contains("\n  too few units: the trickle was doubled\n"), "{shown}");
+        let closed = tripped("closed", json!({}));
+        assert!(
+            detail(&closed, Paint::default()).contains("breaker closed, trip 2 of 3\n  tripped last by error_rate")
+        );
+        assert!(!overview(&[closed], Paint::default()).contains("error_rate"), "it is over");
+    }
+
+    #[test]
+    fn a_rolled_back_rollout_says_why_in_one_line() {
+        let reason = Some("rolled back after 3 trips: 5 errors in a row".to_owned());
+        let rollout = Rollout { state: "rolled_back".to_owned(), state_reason: reason, ..tripped("open", json!({})) };
+        assert!(line(&rollout).starts_with("chat  rolled_back  weight"));
+        assert!(line(&rollout).ends_with("  |  rolled back after 3 trips: 5 errors in a row"));
     }
 
     #[test]

@@ -82,9 +82,20 @@ pub fn between(old: &Config, old_live: &Live, new: &Config, new_live: &Live) -> 
             let (was, is) = (print_share(was.weight), print_share(is.weight));
             change.lines.push(format!("rollouts.{name}: weight in force {was} -> {is}"));
         }
+        change.lines.extend(breaker(name, old, new));
         change.moves.extend(moves(name, &before, &after));
     }
     change
+}
+
+/// What the keys of a breaker do not say by themselves: one that is switched off lets go of an open circuit.
+fn breaker(name: &str, old: &Config, new: &Config) -> Option<String> {
+    let has = |config: &Config| Some(config.rollouts.get(config.rollout(name)?)?.plan.breaker.is_some());
+    match (has(old)?, has(new)?) {
+        (true, false) => Some(format!("rollouts.{name}: the breaker is switched off; if it is open it closes")),
+        (false, true) => Some(format!("rollouts.{name}: the breaker is switched on")),
+        _ => None,
+    }
 }
 
 /// The new config with everything that only a restart applies taken from the running one.
@@ -115,8 +126,8 @@ pub fn without_restart(running: &Config, new: Config) -> Config {
     }
 }
 
-/// Whether a config may send somebody to the canary by anything but weights and switches, which the rollout's engine judges. In
-/// doubt it may.
+/// Whether a config may send somebody to the canary by anything but weights, switches and breakers, which the rollout's engine
+/// judges. In doubt it may.
 pub fn may_expose(old: &Config, new: &Config) -> bool {
     old.digests != new.digests || without_switches(&old.effective) != without_switches(&new.effective)
 }
@@ -131,7 +142,7 @@ fn without_switches(effective: &Value) -> Value {
     remove(&mut value, &["kill"]);
     for rollout in value.get_mut("rollouts").and_then(Value::as_object_mut).into_iter().flat_map(|all| all.values_mut())
     {
-        remove(rollout, &["weight", "kill", "enabled"]);
+        remove(rollout, &["weight", "kill", "enabled", "breaker"]);
         for cohort in
             rollout.get_mut("cohorts").and_then(Value::as_object_mut).into_iter().flat_map(|all| all.values_mut())
         {

@@ -7,14 +7,14 @@ use super::model::{
     ArmConfig, ArmTo, CohortConfig, Config, ListenerConfig, RolloutConfig, RouteConfig, UpstreamConfig,
 };
 use super::{Live, LiveRollout};
-use crate::latch::Latches;
+use crate::latch::{Guard, Latches};
 use crate::rollout::Arm;
 use crate::rollout::assign::{Phase, Split};
-use crate::rollout::bucket::Weight;
+use crate::rollout::breaker::{LatencyRule, Rules};
+use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Fallback, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot,
-    Upstream,
+    ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
 };
 use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -52,9 +52,17 @@ pub fn splits(config: &Config, live: &Live) -> Vec<Split> {
             weight,
             cohorts: rollout.cohorts.iter().map(|it| cohort(it, word)).collect(),
             requires: rollout.requires,
+            probe: probe(rollout, word),
         }
     };
     config.rollouts.iter().map(split).collect()
+}
+
+/// The trickle of a half-open breaker: as configured, unless the engine had to widen it.
+fn probe(rollout: &RolloutConfig, word: Option<&LiveRollout>) -> Option<(Bucketer, Weight)> {
+    let rules = rollout.plan.breaker.as_ref()?;
+    let share = word.and_then(|word| word.probe).unwrap_or(rules.probe);
+    Some((rollout.bucketer.probe_share(), share))
 }
 
 /// Phase and weight of a rollout. One with stages, or switched off by the config, is pending whatever anyone says: this
@@ -104,6 +112,7 @@ fn upstream(config: &UpstreamConfig, live: &Live, registry: &mut Registry) -> Up
         max_connections: config.max_connections,
         active: registry.gauge(GaugeKey::UpstreamActive(Arc::clone(&config.name))),
         idle: registry.gauge(GaugeKey::UpstreamIdle(Arc::clone(&config.name))),
+        ejections: registry.gauge(GaugeKey::UpstreamEjections(Arc::clone(&config.name))),
     }
 }
 
@@ -163,8 +172,21 @@ fn rollout(config: &RolloutConfig, all: &Config, registry: &mut Registry, latche
         canary_units: registry.units(name),
         in_flight: Arm::ALL
             .map(|arm| registry.allowance(AllowanceKey::Arm(Arc::clone(name), arm), all.limits.max_in_flight_per_arm)),
-        guard: None,
-        fallback: Fallback::Off,
+        guard: config.plan.breaker.as_ref().map(guard),
+        fallback: config.fallback,
+        fallback_by_key: config.fallback_by_key,
+        fallbacks: registry.fallbacks(name),
+    }
+}
+
+fn guard(rules: &Rules) -> Guard {
+    let slow_us = |rule: &LatencyRule| u64::try_from(rule.above.as_micros()).unwrap_or(u64::MAX);
+    Guard {
+        consecutive_errors: rules.consecutive_errors,
+        min_units: rules.min_units,
+        slow_us: rules.latency.as_ref().map(slow_us),
+        counts_waiting: rules.no_answer.is_some(),
+        spares_both: rules.spares_both,
     }
 }
 

@@ -1,9 +1,14 @@
 //! What a config means, in words and aligned columns: the text of `weir check`.
 
-use super::model::{AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, LogTarget, RolloutConfig, RouteConfig};
+use super::model::{
+    AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, HealthCheck, LogTarget, RolloutConfig, RouteConfig,
+    UpstreamConfig,
+};
 use super::units::{print_share, print_span};
 use crate::rollout::Arm;
+use crate::rollout::breaker::{COOLDOWN_MAX, Rules};
 use crate::rollout::bucket::Weight;
+use crate::snapshot::Fallback;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -84,7 +89,7 @@ fn listeners(config: &Config) -> Vec<Vec<String>> {
 }
 
 fn upstreams(config: &Config) -> Vec<Vec<String>> {
-    let row = |upstream: &super::model::UpstreamConfig| {
+    let row = |upstream: &UpstreamConfig| {
         let scheme = if upstream.tls.is_some() { "https://" } else { "" };
         let endpoints: Vec<String> =
             upstream.endpoints.iter().map(|endpoint| format!("{scheme}{}", endpoint.authority)).collect();
@@ -94,9 +99,23 @@ fn upstreams(config: &Config) -> Vec<Vec<String>> {
             print_span(upstream.connect_timeout),
             print_span(upstream.response_timeout)
         );
-        vec![upstream.name.to_string(), endpoints.join(", "), protocol.to_owned(), times]
+        vec![upstream.name.to_string(), endpoints.join(", "), protocol.to_owned(), times, health(upstream)]
     };
     config.upstreams.iter().map(row).collect()
+}
+
+/// What is asked of each endpoint and what the answers mean.
+fn health(upstream: &UpstreamConfig) -> String {
+    let Some(health) = &upstream.health else { return "not checked: always healthy".to_owned() };
+    let asked = match &health.check {
+        HealthCheck::Path(path) => format!("GET {path}"),
+        HealthCheck::Tcp => "a connection".to_owned(),
+    };
+    let (interval, timeout) = (print_span(health.interval), print_span(health.timeout));
+    let (down, up) = (health.unhealthy_after, health.healthy_after);
+    format!(
+        "checked by {asked} every {interval} within {timeout}: unhealthy after {down} failed, healthy after {up} passed"
+    )
 }
 
 fn routes(config: &Config) -> Vec<Vec<String>> {
@@ -158,6 +177,10 @@ fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
         })
         .collect();
     row("errors", format!("{}{}", statuses.join(", "), if rollout.errors.grpc { ", gRPC server faults" } else { "" }));
+    for (index, line) in breaker(plan.breaker.as_ref()).into_iter().enumerate() {
+        row(if index == 0 { "breaker" } else { "" }, line);
+    }
+    row("fallback", fallback(rollout).to_owned());
     match (plan.killed, plan.enabled, plan.staged) {
         (true, ..) => row("state", "killed: everything goes to stable".to_owned()),
         (_, false, _) => row("state", "disabled: everything goes to stable".to_owned()),
@@ -167,6 +190,70 @@ fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
         _ => {}
     }
     rows
+}
+
+fn fallback(rollout: &RolloutConfig) -> &'static str {
+    match (rollout.fallback, &rollout.arm(Arm::Stable).to) {
+        (Fallback::Safe, _) => "stable answers what fails on the canary, where nothing was sent or the method is safe",
+        (Fallback::Idempotent, _) => {
+            "stable answers what fails on the canary, where nothing was sent or the method is idempotent"
+        }
+        (Fallback::Off, ArmTo::Respond(_)) => "off: stable is a fixed answer",
+        (Fallback::Off, _) => "off: clients see the canary's failures",
+    }
+}
+
+/// What trips a breaker, on how much evidence, and how it comes back: one line per thing to know.
+fn breaker(rules: Option<&Rules>) -> Vec<String> {
+    let Some(rules) = rules else {
+        return vec!["off: nothing but an operator takes a failing canary's share".to_owned()];
+    };
+    let mut trips = Vec::new();
+    if rules.consecutive_errors > 0 {
+        trips.push(format!("after {} failures in a row", rules.consecutive_errors));
+    }
+    if let Some(rule) = &rules.error_rate {
+        let (above, window) = (print_share(rule.above), print_span(rule.window));
+        trips.push(format!("when more than {above} of at least {} requests in {window} fail", rule.min_requests));
+    }
+    if let Some(rule) = &rules.latency {
+        let quantile = quantile(rule.quantile_permille);
+        let (above, window) = (print_span(rule.above), print_span(rule.window));
+        trips.push(format!("when {quantile} of at least {} requests in {window} is above {above}", rule.min_requests));
+    }
+    if let Some(rule) = &rules.no_answer {
+        let after = print_span(rule.after);
+        trips.push(format!("when {} requests wait longer than {after} and none is answered", rule.min_requests));
+    }
+    trips.push("when the canary has no healthy endpoint".to_owned());
+    let evidence = match rules.min_units {
+        1 => "one unit's failures are enough".to_owned(),
+        units => format!(
+            "failures must come from at least {units} units, and one unit counts for {} of a window at most",
+            print_share(rules.max_unit_share)
+        ),
+    };
+    let both = match rules.spares_both {
+        true => "a canary that is no worse than stable is spared, with an alert",
+        false => "stable's failures excuse nothing",
+    };
+    let (cooldown, most) = (print_span(rules.cooldown), print_span(COOLDOWN_MAX));
+    let probe = print_share(rules.probe);
+    let back =
+        format!("everything to stable for {cooldown} (doubling up to {most}), then {probe} of canary units probe");
+    let end = match rules.max_trips {
+        0 => "never rolled back by itself".to_owned(),
+        1 => "rolled back at the first trip, until revived".to_owned(),
+        trips => format!("rolled back at trip {trips}, until revived"),
+    };
+    let mut lines: Vec<String> = trips.iter().map(|trip| format!("trips {trip}")).collect();
+    lines.extend([evidence, both.to_owned(), back, end]);
+    lines
+}
+
+/// `p99`, `p999`.
+fn quantile(permille: u32) -> String {
+    if permille.is_multiple_of(10) { format!("p{}", permille / 10) } else { format!("p{permille}") }
 }
 
 /// The scheme by its word in the config.

@@ -60,6 +60,8 @@ pub struct LiveRollout {
     pub phase: Phase,
     /// The weight in force.
     pub weight: Weight,
+    /// Share of the canary's units that probe while the breaker is half-open; none is as configured.
+    pub probe: Option<Weight>,
     /// Members added and removed at run time, by cohort name.
     pub overlays: BTreeMap<Arc<str>, Arc<Overlay>>,
 }

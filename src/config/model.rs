@@ -7,7 +7,8 @@ use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::UserSet;
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::Plan;
-use crate::snapshot::{AccessLog, FixedAnswer, Limits, Secret, UnitSource};
+use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, Secret, UnitSource};
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
@@ -133,6 +134,32 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// Open connections of one worker, at most.
     pub max_connections: usize,
+    /// Active checks of its endpoints; without them every endpoint counts as healthy.
+    pub health: Option<HealthConfig>,
+}
+
+/// Active checks of an upstream's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// What is asked.
+    pub check: HealthCheck,
+    /// Time between the starts of two checks.
+    pub interval: Duration,
+    /// Time for one check, connection included.
+    pub timeout: Duration,
+    /// Failed checks in a row until unhealthy; at least 1.
+    pub unhealthy_after: u32,
+    /// Passed checks in a row until healthy; at least 1.
+    pub healthy_after: u32,
+}
+
+/// What a health check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// That a GET of this path is answered with 2xx.
+    Path(PathAndQuery),
+    /// That a connection opens, TLS included where the upstream speaks it.
+    Tcp,
 }
 
 /// One endpoint of an upstream.
@@ -194,6 +221,10 @@ pub struct RolloutConfig {
     pub cohorts: Vec<CohortConfig>,
     /// Which outcomes count against an arm.
     pub errors: ErrorRules,
+    /// Whether stable answers what fails on the canary; never where stable is a fixed answer.
+    pub fallback: Fallback,
+    /// Whether a request with `Idempotency-Key` counts as idempotent whatever its method.
+    pub fallback_by_key: bool,
 }
 
 impl RolloutConfig {

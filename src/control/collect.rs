@@ -20,10 +20,29 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Collector {
     tracked: BTreeMap<SeriesKey, Tracked>,
+    /// By rollout: what the arms' series did since it was taken last.
+    moved: BTreeMap<Arc<str>, Moved>,
     /// Decision counts by the cohort order they were counted under; the latest of a rollout is the present one.
     ledgers: Vec<Ledger>,
     /// What was counted in ledgers that are gone.
     banked: BTreeMap<(Arc<str>, Arm, String), u64>,
+}
+
+/// What both arms of a rollout and its probes did, over all routes.
+#[derive(Clone, Debug, Default)]
+pub struct Moved {
+    /// Requests that ended, by arm index; forced and probe requests are not among them.
+    pub arms: [Counts; 2],
+    /// Probe requests that ended.
+    pub probes: Counts,
+    /// Probe requests that were started.
+    pub probes_started: u64,
+    /// Canary requests that were started.
+    pub started: u64,
+    /// Canary requests whose answer began.
+    pub answered: u64,
+    /// Canary requests that ended without an answer.
+    pub unanswered: u64,
 }
 
 /// The names a config speaks of; what is not among them may be forgotten after a while.
@@ -59,21 +78,28 @@ impl Collector {
     /// Reads what moved since the last time; with `everything` also what seems at rest.
     pub fn collect(&mut self, registry: &Registry, now: Time, everything: bool) {
         for (key, cells) in registry.all_series() {
-            if !matches!(key, SeriesKey::Arm { .. } | SeriesKey::Cohort { .. }) {
+            if !matches!(key, SeriesKey::Arm { .. } | SeriesKey::Cohort { .. } | SeriesKey::Probe { .. }) {
                 continue;
             }
-            let Some(tracked) = self.tracked.get_mut(key) else {
-                let mut tracked = Tracked { last: Reading::default(), window: Window::new(now), settled: false };
-                tracked.read(cells, now);
-                self.tracked.insert(key.clone(), tracked);
-                continue;
+            let tracked = match self.tracked.get_mut(key) {
+                Some(tracked) => tracked,
+                None => {
+                    let tracked = Tracked { last: Reading::default(), window: Window::new(now), settled: false };
+                    self.tracked.entry(key.clone()).or_insert(tracked)
+                }
             };
             let moved = tracked.last.moved(cells);
             if moved || !tracked.settled || everything {
-                tracked.read(cells, now);
+                let (before, counts) = tracked.read(cells, now);
+                note(&mut self.moved, key, &counts, &before, &tracked.last);
             }
             tracked.settled = !moved;
         }
+    }
+
+    /// What a rollout's series did since the last call; none if nothing moved.
+    pub fn take_moved(&mut self, rollout: &str) -> Option<Moved> {
+        self.moved.remove(rollout)
     }
 
     /// Both arms of a rollout over the last `window`, at most 15 minutes; forced requests are not among them.
@@ -116,6 +142,7 @@ impl Collector {
     pub fn retire(&mut self, registry: &mut Registry, names: &Names) {
         registry.retain(|key| names.has_series(key), |key| names.has_gauge(key));
         self.tracked.retain(|key, _| names.has_series(key));
+        self.moved.retain(|rollout, _| names.rollouts.contains_key(rollout));
         let mut seen = BTreeSet::new();
         for ledger in std::mem::take(&mut self.ledgers).into_iter().rev() {
             let known = names.rollouts.contains_key(&ledger.rollout);
@@ -160,17 +187,49 @@ impl Names {
 
     fn has_gauge(&self, key: &GaugeKey) -> bool {
         match key {
-            GaugeKey::UpstreamActive(upstream) | GaugeKey::UpstreamIdle(upstream) => self.upstreams.contains(upstream),
+            GaugeKey::UpstreamActive(upstream)
+            | GaugeKey::UpstreamIdle(upstream)
+            | GaugeKey::UpstreamEjections(upstream) => self.upstreams.contains(upstream),
             GaugeKey::Connections(_) => true,
         }
     }
 }
 
 impl Tracked {
-    fn read(&mut self, cells: &PerWorker<Series>, now: Time) {
+    /// Reads the cells. The reading before, and what ended since.
+    fn read(&mut self, cells: &PerWorker<Series>, now: Time) -> (Reading, Counts) {
         let reading = Reading::of(cells);
-        self.window.push(now, &reading.since(&self.last));
-        self.last = reading;
+        let counts = reading.since(&self.last);
+        self.window.push(now, &counts);
+        (std::mem::replace(&mut self.last, reading), counts)
+    }
+}
+
+/// Adds to what a rollout did, unless it is nothing.
+fn note(moved: &mut BTreeMap<Arc<str>, Moved>, key: &SeriesKey, counts: &Counts, before: &Reading, now: &Reading) {
+    let (SeriesKey::Arm { rollout, .. } | SeriesKey::Probe { rollout }) = key else { return };
+    let [started, answered, unanswered] = [
+        now.started.saturating_sub(before.started),
+        now.answered.saturating_sub(before.answered),
+        now.unanswered.saturating_sub(before.unanswered),
+    ];
+    if counts.is_empty() && (started, answered, unanswered) == (0, 0, 0) {
+        return;
+    }
+    let moved = moved.entry(Arc::clone(rollout)).or_default();
+    let [stable, canary] = &mut moved.arms;
+    match key {
+        SeriesKey::Arm { arm: Arm::Stable, .. } => stable.add(counts),
+        SeriesKey::Arm { arm: Arm::Canary, .. } => {
+            canary.add(counts);
+            moved.started += started;
+            moved.answered += answered;
+            moved.unanswered += unanswered;
+        }
+        _ => {
+            moved.probes.add(counts);
+            moved.probes_started += started;
+        }
     }
 }
 
@@ -201,6 +260,10 @@ pub struct Reading {
     /// Requests that ended, and everything that is counted then.
     pub ended: u64,
     /// See `Series`.
+    pub answered: u64,
+    /// See `Series`.
+    pub unanswered: u64,
+    /// See `Series`.
     pub codes: [u64; CodeClass::COUNT],
     /// See `Series`.
     pub errors: [u64; ErrorKind::COUNT],
@@ -227,6 +290,8 @@ impl Reading {
         for series in cells.iter() {
             sum.started += series.started.read();
             sum.ended += series.ended.read();
+            sum.answered += series.answered.read();
+            sum.unanswered += series.unanswered.read();
             add_all(&mut sum.codes, series.codes.iter().map(|cell| cell.read()));
             add_all(&mut sum.errors, series.errors.iter().map(|cell| cell.read()));
             sum.client_left += series.client_left.read();
@@ -244,6 +309,8 @@ impl Reading {
     pub fn add(&mut self, other: &Reading) {
         self.started += other.started;
         self.ended += other.ended;
+        self.answered += other.answered;
+        self.unanswered += other.unanswered;
         add_all(&mut self.codes, other.codes);
         add_all(&mut self.errors, other.errors);
         self.client_left += other.client_left;
@@ -256,10 +323,11 @@ impl Reading {
     }
 
     fn moved(&self, cells: &PerWorker<Series>) -> bool {
-        let (started, ended) = cells
-            .iter()
-            .fold((0, 0), |(started, ended), series| (started + series.started.read(), ended + series.ended.read()));
-        (started, ended) != (self.started, self.ended)
+        // None of these ever goes back, so their sum tells as much as they do.
+        let sum = |series: &Series| {
+            series.started.read() + series.ended.read() + series.answered.read() + series.unanswered.read()
+        };
+        cells.iter().map(sum).sum::<u64>() != self.started + self.ended + self.answered + self.unanswered
     }
 
     fn since(&self, before: &Reading) -> Counts {
@@ -284,6 +352,8 @@ impl Default for Reading {
         Reading {
             started: 0,
             ended: 0,
+            answered: 0,
+            unanswered: 0,
             codes: Default::default(),
             errors: Default::default(),
             client_left: 0,

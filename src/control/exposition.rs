@@ -4,13 +4,16 @@
 //! only. What happens off the request path is counted by `facade` and joined by the supervisor.
 
 use super::collect::{Collector, Reading};
+use super::probe::UpstreamReport;
 use crate::rollout::Arm;
+use crate::rollout::breaker::{self, Cause};
 use crate::rollout::bucket::Weight;
 use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::report::State;
 use crate::tally::{
-    CONNECTIONS_CUT, CONNECTIONS_REFUSED, Cell, GaugeKey, ListenerCounts, PerWorker, REFUSALS, Registry, SeriesKey,
+    CONNECTIONS_CUT, CONNECTIONS_REFUSED, Cell, FALLBACKS, GaugeKey, ListenerCounts, PerWorker, REFUSALS, Registry,
+    SeriesKey,
 };
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -23,8 +26,12 @@ pub struct Stand {
     pub rollout: Arc<str>,
     /// Where it is in its life.
     pub state: State,
-    /// The weight in force, kill aside.
+    /// The weight in force, kill and breaker aside.
     pub weight: Weight,
+    /// Where its breaker stands.
+    pub breaker: breaker::State,
+    /// Trips since the start, by cause.
+    pub tripped: [u64; Cause::ALL.len()],
 }
 
 /// Writes every metric of the request path in the text format of Prometheus, version 0.0.4.
@@ -35,8 +42,26 @@ pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> S
     durations(&mut text, &sums);
     bodies(&mut text, &sums);
     decisions(&mut text, collector);
+    fallbacks(&mut text, registry);
     rollouts(&mut text, stands);
+    breakers(&mut text, &sums, stands);
     process(&mut text, registry);
+    text.0
+}
+
+/// Writes how the endpoints of the upstreams do. A name that stands for several addresses is one endpoint here: addresses
+/// come and go, and labels come from the config only.
+pub fn upstreams(reports: &[UpstreamReport]) -> String {
+    let mut text = Text::default();
+    let help = "1 if requests may go to the endpoint, 0 if not; of a name with several addresses the healthy share.";
+    text.family("weir_upstream_healthy", "gauge", help);
+    for upstream in reports {
+        for rows in upstream.endpoints.chunk_by(|one, next| one.endpoint == next.endpoint) {
+            let healthy = rows.iter().filter(|row| row.healthy).count() as f64 / rows.len() as f64;
+            let endpoint = rows.first().map_or("", |row| &*row.endpoint);
+            text.sample("", &[("upstream", &upstream.name), ("endpoint", endpoint)], healthy);
+        }
+    }
     text.0
 }
 
@@ -49,6 +74,7 @@ struct Sums {
     by_route: BTreeMap<(Arc<str>, Arm, Arc<str>), [u64; CodeClass::COUNT]>,
     by_arm: BTreeMap<ArmKey, Reading>,
     forced: BTreeMap<ArmKey, [u64; CodeClass::COUNT]>,
+    probes: BTreeMap<Arc<str>, [u64; CodeClass::COUNT]>,
     by_cohort: BTreeMap<(Arc<str>, Arm, Arc<str>), [u64; CodeClass::COUNT]>,
 }
 
@@ -64,7 +90,10 @@ impl Sums {
                     sums.forced.insert((Arc::clone(rollout), *arm), reading.codes);
                     continue;
                 }
-                SeriesKey::Probe { .. } => continue,
+                SeriesKey::Probe { rollout } => {
+                    sums.probes.insert(Arc::clone(rollout), reading.codes);
+                    continue;
+                }
                 SeriesKey::Cohort { rollout, arm, cohort } => {
                     sums.by_cohort.insert((Arc::clone(rollout), *arm, Arc::clone(cohort)), reading.codes);
                     continue;
@@ -157,6 +186,18 @@ fn decisions(text: &mut Text, collector: &Collector) {
     }
 }
 
+fn fallbacks(text: &mut Text, registry: &Registry) {
+    let help =
+        "Failures of the canary that stable might make good, by what came of it; their requests count as the canary's.";
+    text.family("weir_fallbacks_total", "counter", help);
+    for (rollout, cells) in registry.all_fallbacks() {
+        for (index, outcome) in FALLBACKS.iter().enumerate() {
+            let count: u64 = cells.iter().filter_map(|worker| worker.outcomes.get(index)).map(Cell::read).sum();
+            text.sample("", &[("rollout", rollout), ("outcome", outcome)], count);
+        }
+    }
+}
+
 fn rollouts(text: &mut Text, stands: &[Stand]) {
     text.family("weir_rollout_weight_ratio", "gauge", "Share of units on the canary, kill aside.");
     for stand in stands {
@@ -167,6 +208,31 @@ fn rollouts(text: &mut Text, stands: &[Stand]) {
         for state in State::ALL {
             let labels = [("rollout", &*stand.rollout), ("state", state.word())];
             text.sample("", &labels, u8::from(state == stand.state));
+        }
+    }
+}
+
+fn breakers(text: &mut Text, sums: &Sums, stands: &[Stand]) {
+    text.family("weir_breaker_state", "gauge", "0 is closed, 1 half-open, 2 open.");
+    for stand in stands {
+        let value = match stand.breaker {
+            breaker::State::Closed => 0,
+            breaker::State::HalfOpen => 1,
+            breaker::State::Open => 2,
+        };
+        text.sample("", &[("rollout", &stand.rollout)], value);
+    }
+    text.family("weir_breaker_trips_total", "counter", "Trips of the breaker, by what tripped it.");
+    for stand in stands {
+        for (cause, count) in Cause::ALL.iter().zip(stand.tripped) {
+            text.sample("", &[("rollout", &stand.rollout), ("reason", cause.word())], count);
+        }
+    }
+    let help = "Requests that probed the canary of a half-open breaker; other counts of requests leave them out.";
+    text.family("weir_probe_requests_total", "counter", help);
+    for (rollout, codes) in &sums.probes {
+        for (code, count) in CodeClass::ALL.iter().zip(codes) {
+            text.sample("", &[("rollout", rollout), ("code", code.label())], count);
         }
     }
 }
@@ -188,7 +254,14 @@ fn process(text: &mut Text, registry: &Registry) {
             GaugeKey::UpstreamIdle(upstream) => {
                 text.sample("", &[("upstream", upstream), ("state", "idle")], sum(cells));
             }
-            GaugeKey::Connections(_) => {}
+            GaugeKey::Connections(_) | GaugeKey::UpstreamEjections(_) => {}
+        }
+    }
+    let help = "How often a worker passed an endpoint over for a while because requests to it failed in a row.";
+    text.family("weir_upstream_ejections_total", "counter", help);
+    for (key, cells) in registry.all_gauges() {
+        if let GaugeKey::UpstreamEjections(upstream) = key {
+            text.sample("", &[("upstream", upstream)], sum(cells));
         }
     }
     text.family("weir_connections", "gauge", "Open client connections, by the listener's address.");
@@ -345,11 +418,25 @@ mod tests {
 
     #[test]
     fn every_family_has_help_and_type_and_a_state_is_one_of_all() {
-        let stand = Stand { rollout: "chat".into(), state: State::Running, weight: Weight::from_ppm(125_000).unwrap() };
-        let text = render(&Registry::new(1), &Collector::default(), &[stand]);
+        let mut registry = Registry::new(1);
+        let probes = registry.series(SeriesKey::Probe { rollout: "chat".into() });
+        probes.of(0).unwrap().codes[CodeClass::Server as usize].add(3);
+        let stand = Stand {
+            rollout: "chat".into(),
+            state: State::Running,
+            weight: Weight::from_ppm(125_000).unwrap(),
+            breaker: breaker::State::HalfOpen,
+            tripped: [1, 2, 0, 0, 0],
+        };
+        let text = render(&registry, &Collector::default(), &[stand]);
         assert!(text.contains("weir_rollout_weight_ratio{rollout=\"chat\"} 0.125\n"), "{text}");
         assert!(text.contains("weir_rollout_state{rollout=\"chat\",state=\"running\"} 1\n"), "{text}");
         assert!(text.contains("weir_rollout_state{rollout=\"chat\",state=\"pending\"} 0\n"), "{text}");
+        assert!(text.contains("weir_breaker_state{rollout=\"chat\"} 1\n"), "{text}");
+        assert!(text.contains("weir_breaker_trips_total{rollout=\"chat\",reason=\"error_rate\"} 2\n"), "{text}");
+        assert!(text.contains("weir_breaker_trips_total{rollout=\"chat\",reason=\"no_answer\"} 0\n"), "{text}");
+        assert!(text.contains("weir_probe_requests_total{rollout=\"chat\",code=\"5xx\"} 3\n"), "{text}");
+        assert!(!text.contains("weir_requests_total{rollout"), "probes are not among an arm's requests");
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);

@@ -9,6 +9,8 @@ pub mod store;
 
 mod facade;
 mod inbox;
+mod measure;
+mod probe;
 mod publish;
 mod reload;
 mod resolve;
@@ -18,6 +20,7 @@ mod tests;
 mod watch;
 
 pub use crate::rollout::report::Origin;
+pub use probe::{EndpointReport, UpstreamReport};
 pub use supervisor::{Start, StartError, start};
 
 use crate::latch::Latches;
@@ -97,6 +100,11 @@ impl Handle {
         self.ask(ANSWER_WITHIN, |reply| Command::Rollouts { window, reply }).await
     }
 
+    /// How the endpoints of every upstream do; in config order.
+    pub async fn upstreams(&self) -> Result<Vec<UpstreamReport>, Denied> {
+        self.ask(ANSWER_WITHIN, |reply| Command::Upstreams { reply }).await
+    }
+
     /// Sets the weight, which then holds until the file's value changes. `force` is for weights above the one of a
     /// stage; this version carries no stages out and denies the weight of a staged rollout either way.
     pub async fn set_weight(
@@ -123,7 +131,7 @@ impl Handle {
         self.change(rollout, input).await
     }
 
-    /// Undoes `kill`; of a whole rollout also a hold after its state was lost.
+    /// Undoes `kill`; of a whole rollout also an open breaker, a rollback, or a hold after its state was lost.
     pub async fn revive(&self, rollout: &str, cohort: Option<&str>, origin: Origin) -> Result<RolloutReport, Denied> {
         let (rollout_name, origin) = (rollout.to_owned(), named(origin));
         let input = match cohort {

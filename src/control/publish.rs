@@ -4,6 +4,7 @@
 use crate::config::{self, Config, Live};
 use crate::latch::{Latch, Latches};
 use crate::rollout::assign::Switches;
+use crate::rollout::breaker::State;
 use crate::rollout::cohort::Cohort;
 use crate::snapshot::{Published, Snapshot};
 use crate::tally::Registry;
@@ -21,6 +22,8 @@ pub struct Publisher {
     /// What the engine wants to be on in each rollout's latch. Anything else that is on is a kill of which the engine
     /// has not heard yet: an operator's thread sets the latch before it sends the command.
     wanted: BTreeMap<Arc<str>, u64>,
+    /// Each rollout's switches as they were when it was measured last: a step towards the canary goes by them.
+    seen: BTreeMap<Arc<str>, Switches>,
     /// Of latches that the next snapshot replaces: what was wanted of the old one.
     replaced: BTreeMap<Arc<str>, u64>,
 }
@@ -34,6 +37,7 @@ impl Publisher {
             published: None,
             generation: 0,
             wanted: BTreeMap::new(),
+            seen: BTreeMap::new(),
             replaced: BTreeMap::new(),
         }
     }
@@ -63,6 +67,30 @@ impl Publisher {
     pub fn clear(&mut self, rollout: &Arc<str>, switches: Switches) {
         *self.wanted.entry(Arc::clone(rollout)).or_default() &= !switches.bits();
         self.latches.of(rollout).clear(switches);
+    }
+
+    /// The latch of a rollout that is about to be measured.
+    pub fn watch(&mut self, rollout: &Arc<str>) -> Arc<Latch> {
+        let latch = self.latches.of(rollout);
+        let now = latch.read();
+        match self.seen.get_mut(rollout) {
+            Some(seen) => *seen = now,
+            None => drop(self.seen.insert(Arc::clone(rollout), now)),
+        }
+        latch
+    }
+
+    /// Brings a rollout's circuit into that state; towards the canary only if it is as it was when it was measured.
+    pub fn circuit(&mut self, rollout: &Arc<str>, state: State) -> bool {
+        let latch = self.latches.of(rollout);
+        let seen = self.seen.get(rollout).copied().unwrap_or_else(|| latch.read());
+        let moved = match state {
+            State::Open => latch.open(),
+            State::HalfOpen => latch.half_open(seen),
+            State::Closed => latch.read().state() != State::Closed && latch.close(seen),
+        };
+        self.watch(rollout);
+        moved
     }
 
     /// Gives the rollout a new latch from the next snapshot on.

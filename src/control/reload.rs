@@ -176,7 +176,7 @@ impl Reloader {
 pub fn live_under(outlook: &Outlook, config: &Config) -> Live {
     let of = |rollout: &config::RolloutConfig| {
         let (phase, weight, overlays) = outlook.under(&rollout.plan);
-        (Arc::clone(&rollout.plan.name), LiveRollout { phase, weight, overlays })
+        (Arc::clone(&rollout.plan.name), LiveRollout { phase, weight, probe: None, overlays })
     };
     Live { rollouts: config.rollouts.iter().map(of).collect(), ..Live::default() }
 }

@@ -11,6 +11,7 @@ pub use audit::{Numbers, event};
 pub use file::{OpenError, Opened};
 
 use crate::clock::Wall;
+use crate::rollout::breaker::{self, Cause, State};
 use crate::rollout::bucket::Weight;
 use crate::rollout::report::{Event, Kind, Origin};
 use crate::rollout::standing::{Save, SavedRollout, SetWeight};
@@ -155,6 +156,9 @@ const EVENTS_MAX: i64 = 100_000;
 /// Entries that wait for a disk that takes no writes; older ones are given up, state never.
 const EVENTS_UNWRITTEN_MAX: usize = 1000;
 
+/// Where a breaker may have stood.
+const STATES: [State; 3] = [State::Closed, State::Open, State::HalfOpen];
+
 /// What a save is about: a rollout, perhaps one of its cohorts, perhaps a unit of that.
 type SaveKey = (Arc<str>, Option<Arc<str>>, Option<Arc<str>>);
 
@@ -190,12 +194,25 @@ fn write_save(transaction: &Transaction<'_>, save: &Save) -> Result<(), rusqlite
         Save::Rollout { rollout, saved } => {
             let (weight, under) = saved.set.map(|set| (set.weight.ppm(), set.under.ppm())).unzip();
             let (actor, reason) = saved.killed.as_ref().map(|by| (&by.actor, &by.reason)).unzip();
-            let sql = "INSERT OR REPLACE INTO rollouts (name, weight_ppm, under_ppm, killed, kill_actor, kill_reason, held) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-            let killed = saved.killed.is_some();
-            transaction
-                .prepare_cached(sql)?
-                .execute(params![rollout, weight, under, killed, actor, reason, saved.held])?;
+            let sql = "INSERT OR REPLACE INTO rollouts (name, weight_ppm, under_ppm, killed, kill_actor, kill_reason, held, \
+                       breaker, trips, trip_level, rolled_back, trip_cause, trip_reason) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+            let (killed, breaker) = (saved.killed.is_some(), &saved.breaker);
+            transaction.prepare_cached(sql)?.execute(params![
+                rollout,
+                weight,
+                under,
+                killed,
+                actor,
+                reason,
+                saved.held,
+                breaker.state.word(),
+                breaker.trips,
+                breaker.level,
+                breaker.rolled_back,
+                breaker.cause.map(Cause::word),
+                breaker.reason,
+            ])?;
         }
         Save::Cohort { rollout, cohort, killed } => {
             let sql = "INSERT OR REPLACE INTO cohort_overrides (rollout, cohort, killed) VALUES (?1, ?2, ?3)";
@@ -245,7 +262,8 @@ fn event_of(row: &Row<'_>) -> Result<Event, rusqlite::Error> {
 
 /// Everything that was saved. A value that cannot be is an error: the database is not to be trusted then.
 fn read_saves(connection: &Connection) -> Result<Vec<Save>, rusqlite::Error> {
-    let sql = "SELECT name, weight_ppm, under_ppm, killed, kill_actor, kill_reason, held FROM rollouts";
+    let sql = "SELECT name, weight_ppm, under_ppm, killed, kill_actor, kill_reason, held, \
+               breaker, trips, trip_level, rolled_back, trip_cause, trip_reason FROM rollouts";
     let mut saves = connection.prepare(sql)?.query_map([], rollout_of)?.collect::<Result<Vec<Save>, _>>()?;
     let mut statement = connection.prepare("SELECT rollout, cohort, killed FROM cohort_overrides")?;
     for save in statement
@@ -276,7 +294,26 @@ fn rollout_of(row: &Row<'_>) -> Result<Save, rusqlite::Error> {
         }),
         false => None,
     };
-    Ok(Save::Rollout { rollout: row.get(0)?, saved: SavedRollout { set, killed, held: row.get(6)? } })
+    let saved = SavedRollout { set, killed, held: row.get(6)?, breaker: breaker_of(row)? };
+    Ok(Save::Rollout { rollout: row.get(0)?, saved })
+}
+
+fn breaker_of(row: &Row<'_>) -> Result<breaker::Saved, rusqlite::Error> {
+    let unknown = |column: usize, word: &str| {
+        let cause = format!("{word:?} is no word of a breaker").into();
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, cause)
+    };
+    let (state, cause): (String, Option<String>) = (row.get(7)?, row.get(11)?);
+    let known =
+        |word: &String| Cause::ALL.into_iter().find(|cause| cause.word() == word).ok_or_else(|| unknown(11, word));
+    Ok(breaker::Saved {
+        state: STATES.into_iter().find(|known| known.word() == state).ok_or_else(|| unknown(7, &state))?,
+        trips: row.get(8)?,
+        level: row.get(9)?,
+        rolled_back: row.get(10)?,
+        cause: cause.as_ref().map(known).transpose()?,
+        reason: row.get(12)?,
+    })
 }
 
 #[cfg(test)]

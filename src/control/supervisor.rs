@@ -6,6 +6,8 @@
 use super::collect::{Collector, Names};
 use super::facade::Facade;
 use super::inbox::{Command, Event, Inbox};
+use super::measure::Measurer;
+use super::probe::Prober;
 use super::publish::Publisher;
 use super::reload::{Asker, InForce, Reloader};
 use super::resolve::Resolver;
@@ -15,7 +17,7 @@ use crate::clock::{Clock, Time};
 use crate::config::change::Change;
 use crate::config::{Config, Live, LiveRollout, Loaded, UserFiles};
 use crate::rollout::engine::{Effect, Engine, Input, Record, Refused, Saved};
-use crate::rollout::report::{Entry, REPORT_WINDOW};
+use crate::rollout::report::{Entry, Kind, REPORT_WINDOW};
 use crate::rollout::standing::Standing;
 use std::fmt;
 use std::io;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 mod answers;
+mod looking;
 mod reloading;
 
 /// What the control plane starts from.
@@ -133,7 +136,9 @@ struct Supervisor {
     store: Store,
     publisher: Publisher,
     collector: Collector,
+    measurer: Measurer,
     resolver: Resolver,
+    prober: Prober,
     reloader: Reloader,
     facade: Facade,
     /// A config that was read and waits for its names to be resolved, at most that many ticks.
@@ -176,7 +181,9 @@ impl Supervisor {
             store,
             publisher: Publisher::new(workers),
             collector: Collector::default(),
+            measurer: Measurer::default(),
             resolver: Resolver::new(answers),
+            prober: Prober::start(events.clone())?,
             reloader: Reloader::new(config_path, environment, clock.clone(), events, &loaded.files, users),
             facade: Facade::new(),
             awaiting_names: None,
@@ -216,6 +223,13 @@ impl Supervisor {
                     }
                     self.go_on_with_names();
                 }
+                Event::Checked(found) => {
+                    let snapshot = self.publisher.present();
+                    if self.prober.take(found, snapshot.as_deref(), self.clock.wall()) {
+                        // An arm may have lost its last endpoint, or got one back: that is for now, not for the next tick.
+                        self.collect();
+                    }
+                }
                 Event::Looked { hands, changed } => self.reloader.looked(hands, changed),
                 Event::Read(judged) => {
                     let found = self.reloader.judged(judged);
@@ -247,9 +261,11 @@ impl Supervisor {
     fn collect(&mut self) {
         let now = self.clock.now();
         self.collector.collect(&self.publisher.registry, now, false);
+        self.look(now);
         if self.forget_at.is_some_and(|at| now >= at) {
             self.forget_at = None;
             self.collector.retire(&mut self.publisher.registry, &names(&self.config));
+            self.measurer.retain(|rollout| self.config.rollout(rollout).is_some());
         }
         if let Some((_, ticks)) = &mut self.awaiting_names {
             *ticks = ticks.saturating_sub(1);
@@ -287,6 +303,11 @@ impl Supervisor {
                 Effect::SetLatch { rollout, switches } => self.publisher.set(&rollout, switches),
                 Effect::ClearLatch { rollout, switches } => self.publisher.clear(&rollout, switches),
                 Effect::RenewLatch { rollout, switches } => self.publisher.renew(&rollout, switches),
+                Effect::Circuit { rollout, state } => {
+                    if self.publisher.circuit(&rollout, state) {
+                        tracing::info!(%rollout, "breaker {}", state.word());
+                    }
+                }
                 Effect::Publish => self.publish(),
                 Effect::Record(record) => {
                     let written = self.record(&record);
@@ -304,12 +325,19 @@ impl Supervisor {
         live.endpoints = self.resolver.endpoints(&config.upstreams, self.clock.now());
         let generation = self.publisher.publish(&config, &live);
         self.facade.published(generation);
+        if let Some(snapshot) = self.publisher.present() {
+            self.prober.adopt(&config.upstreams, &snapshot);
+        }
     }
 
     fn live(&self) -> Live {
         let of = |standing: Standing<'_>| {
-            let live =
-                LiveRollout { phase: standing.phase(), weight: standing.weight(), overlays: standing.overlays() };
+            let live = LiveRollout {
+                phase: standing.phase(),
+                weight: standing.weight(),
+                probe: standing.probe(),
+                overlays: standing.overlays(),
+            };
             (Arc::clone(&standing.plan.name), live)
         };
         Live { rollouts: self.engine.standings().map(of).collect(), ..Live::default() }
@@ -322,7 +350,7 @@ impl Supervisor {
             record.entries.iter().map(|entry| store::event(entry, time, &self.numbers(entry))).collect();
         let result = self.store.write(&record.saves, &events, record.first);
         if result.is_ok() || !record.first {
-            record.entries.iter().for_each(|entry| self.facade.told(entry.kind));
+            record.entries.iter().for_each(|entry| self.tell(entry));
         }
         match result {
             Ok(()) => self.notes.unwritten = None,
@@ -332,6 +360,17 @@ impl Supervisor {
             }
         }
         result.is_ok()
+    }
+
+    /// Counts an entry, and says aloud what nobody asked for.
+    fn tell(&self, entry: &Entry) {
+        self.facade.told(entry.kind);
+        let (kind, rollout) = (entry.kind.word(), entry.rollout.as_deref().unwrap_or_default());
+        match entry.kind {
+            Kind::Trip | Kind::Rollback | Kind::Alert => tracing::warn!(rollout, "{kind}: {}", entry.origin.reason),
+            Kind::Recover => tracing::info!(rollout, "{kind}: {}", entry.origin.reason),
+            _ => {}
+        }
     }
 
     fn numbers(&self, entry: &Entry) -> Numbers {

@@ -171,6 +171,21 @@ impl Admitted {
         Ok(admitted)
     }
 
+    /// Gives back its places on arms: stable answers in the canary's place, and has a budget of its own for that.
+    pub fn off_its_arms(mut self) -> Self {
+        self.leave_arms();
+        self
+    }
+
+    fn leave_arms(&mut self) {
+        let places = std::mem::take(&mut self.places);
+        for bit in BITS.into_iter().filter(|bit| places & bit != 0) {
+            if let Some(arm) = self.arm(bit) {
+                arm.give_back(self.worker);
+            }
+        }
+    }
+
     /// The allowance of the arm that stands for a bit.
     fn arm(&self, bit: u8) -> Option<&Allowance> {
         let snapshot = &*self.adopted.snapshot;
@@ -185,11 +200,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        for bit in BITS.into_iter().filter(|bit| self.places & bit != 0) {
-            if let Some(arm) = self.arm(bit) {
-                arm.give_back(self.worker);
-            }
-        }
+        self.leave_arms();
         self.adopted.snapshot.in_flight.give_back(self.worker);
     }
 }

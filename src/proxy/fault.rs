@@ -14,7 +14,7 @@ pub enum Fault {
     BodyTooLong,
     /// weir has no descriptor, port or memory left for a connection; not the upstream's failure.
     Exhausted,
-    /// The upstream has no known address.
+    /// The upstream has no healthy endpoint, or no known address at all.
     NoEndpoint,
     /// Every allowed connection to it is taken.
     Busy,

@@ -9,12 +9,12 @@ use super::fault::{Fault, Progress};
 use super::head::{Framing, Head, take_head};
 use super::link::Link;
 use super::pool::Lease;
+use super::replay::Outgoing;
 use super::upload::Upload;
 use crate::rollout::outcome::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use http_body::Frame;
-use hyper::body::Incoming;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// An exchange whose request head is in the link's outbox already.
-    pub fn new(link: Link, lease: Lease, body: Option<Incoming>, chunked: bool, body_bytes_max: u64) -> Self {
+    pub fn new(link: Link, lease: Lease, body: Option<Outgoing>, chunked: bool, body_bytes_max: u64) -> Self {
         Exchange { link, lease, upload: Upload::new(body, chunked, body_bytes_max), interim: 0 }
     }
 
@@ -47,6 +47,7 @@ impl Exchange {
         let result = in_time(way, |cx| (self.poll_head(cx, method, bytes_max), self.progress())).await;
         match result {
             Ok(head) => {
+                self.lease.answered();
                 let download = Download::new(self, &head, way.limits.stream_idle);
                 Ok((head, download))
             }
@@ -215,7 +216,9 @@ impl Download {
 
     fn fail(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.uploaded = self.uploaded();
-        self.exchange = None;
+        if let Some(exchange) = self.exchange.take() {
+            exchange.lease.failed(fault);
+        }
         self.state = State::Done;
         Poll::Ready(Some(Err(fault)))
     }

@@ -5,6 +5,7 @@ use super::fault::Fault;
 use super::headers::Rewrite;
 use super::link::Place;
 use super::pool::Lease;
+use super::replay::Outgoing;
 use super::shared::{Passed, Shared, Stream, Upload};
 use crate::rollout::outcome::ErrorKind;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ pub async fn send(
     way: &Way<'_>,
     lease: Lease,
     rewrite: &Rewrite<'_>,
-    body: Option<Incoming>,
+    body: Option<Outgoing>,
     fresh: bool,
 ) -> Result<(Parts, Download), Box<Failed>> {
     let failed = |fault, unsent, stale, lease| Err(Box::new(Failed { fault, unsent, stale, lease }));
@@ -50,9 +51,10 @@ pub async fn send(
     });
     match answered.await {
         Ok(response) => {
+            lease.answered();
             let (head, body) = response.into_parts();
             let idle_limit = way.limits.stream_idle;
-            let download = Download { body, passed, idle_limit, idle: None, _held: (stream, lease) };
+            let download = Download { body, passed, idle_limit, idle: None, held: (stream, lease) };
             Ok((head, download))
         }
         Err(fault) => {
@@ -140,7 +142,7 @@ pub struct Download {
     passed: Rc<Passed>,
     idle_limit: Duration,
     idle: Option<Pin<Box<tokio::time::Sleep>>>,
-    _held: (Stream, Lease),
+    held: (Stream, Lease),
 }
 
 impl Download {
@@ -165,15 +167,20 @@ impl Download {
             Poll::Ready(frame) => {
                 self.idle = None;
                 let fault = self.passed.clients_fault().unwrap_or(Fault::Failed(ErrorKind::Truncated));
-                Poll::Ready(frame.map(|frame| frame.map_err(|_| fault)))
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| self.failed(fault))))
             }
             Poll::Pending => {
                 let limit = self.idle_limit;
                 let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
                 let waits_for_client = self.passed.waits_for_client.get();
                 let fault = if waits_for_client { Fault::ClientSlow } else { Fault::Failed(ErrorKind::Timeout) };
-                idle.as_mut().poll(cx).map(|()| Some(Err(fault)))
+                idle.as_mut().poll(cx).map(|()| Some(Err(self.failed(fault))))
             }
         }
+    }
+
+    fn failed(&self, fault: Fault) -> Fault {
+        self.held.1.failed(fault);
+        fault
     }
 }

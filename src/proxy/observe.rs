@@ -5,7 +5,9 @@
 use super::access;
 use super::admission::Admitted;
 use super::local::{Adopted, Worker};
+use super::watch::{Ended, Watches};
 use crate::clock::Time;
+use crate::latch::UnitMark;
 use crate::rollout::assign::{Decision, Reason};
 use crate::rollout::outcome::{CodeClass, End, Outcome};
 use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
@@ -13,6 +15,7 @@ use crate::tally::Series;
 use arrayvec::ArrayVec;
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The counting of one request, from its decision to its end.
 pub struct Observation {
@@ -20,6 +23,7 @@ pub struct Observation {
     adopted: Rc<Adopted>,
     route: usize,
     decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
+    watches: Watches,
     started: Time,
     first_byte: Option<Time>,
     /// The status of the upstream's answer; none if there was none.
@@ -36,7 +40,7 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Begins to count a request that was decided.
+    /// Begins to count a request that was decided; `mark` is asked for its unit where a breaker must know it.
     pub fn start(
         worker: &Rc<Worker>,
         adopted: &Rc<Adopted>,
@@ -44,13 +48,18 @@ impl Observation {
         decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
         started: Time,
         line: Option<Box<access::Line>>,
+        mark: impl Fn(usize) -> UnitMark,
         admitted: Admitted,
     ) -> Box<Self> {
+        let snapshot = &*adopted.snapshot;
+        let watch = |route| Watches::start(snapshot, worker.index, route, &decisions, mark);
+        let watches = snapshot.routes.get(route).map(watch).unwrap_or_default();
         let observation = Observation {
             worker: Rc::clone(worker),
             adopted: Rc::clone(adopted),
             route,
             decisions,
+            watches,
             started,
             first_byte: None,
             answered: None,
@@ -72,7 +81,10 @@ impl Observation {
         self.first_byte = Some(self.worker.clock.now());
         self.answered = Some(status);
         self.status = Some(status);
-        self.grpc_status(headers);
+        self.grpc_status = super::body::grpc_status(headers);
+        self.each_series(|series, _| series.answered.add(1));
+        let outcome = self.outcome(End::Complete);
+        self.watches.answered(&self.adopted.snapshot, self.worker.index, &outcome);
     }
 
     /// weir answers in the upstream's place; no status if the client is gone.
@@ -87,6 +99,23 @@ impl Observation {
         }
     }
 
+    /// Stable answers in the canary's place from here on: the request is counted as what it was on the canary, at once.
+    /// What follows is counted nowhere, because no decision led there; the access log alone tells of it.
+    pub fn hand_over(&mut self, end: End, failure: &'static str, upstream: Option<Arc<str>>) {
+        let line = self.line.take();
+        let admitted = self.admitted.take();
+        self.close(end);
+        self.admitted = admitted.map(Admitted::off_its_arms);
+        self.closed = false;
+        self.decisions.clear();
+        self.watches = Watches::default();
+        self.first_byte = None;
+        self.answered = None;
+        self.status = None;
+        self.grpc_status = None;
+        self.line = line.map(|line| Box::new(access::Line { upstream, fallback: Some(failure), error: None, ..*line }));
+    }
+
     /// So many bytes of the answer's body went out.
     pub fn sent(&mut self, bytes: u64) {
         self.bytes_out = self.bytes_out.saturating_add(bytes);
@@ -97,10 +126,12 @@ impl Observation {
         self.bytes_in = bytes;
     }
 
-    /// Notes the gRPC status of a head or trailers, if there is one.
-    pub fn grpc_status(&mut self, fields: &HeaderMap) {
+    /// The answer's trailers have arrived; gRPC's status is among them.
+    pub fn trailers(&mut self, fields: &HeaderMap) {
         if let Some(status) = super::body::grpc_status(fields) {
             self.grpc_status = Some(status);
+            let outcome = self.outcome(End::Complete);
+            self.watches.learned(&self.adopted.snapshot, &outcome);
         }
     }
 
@@ -111,13 +142,17 @@ impl Observation {
         }
         self.admitted = None;
         let now = self.worker.clock.now();
-        let outcome =
-            Outcome { status: self.answered.map(|status| status.as_u16()), grpc_status: self.grpc_status, end };
+        let outcome = self.outcome(end);
         let class = self.status.map_or(CodeClass::None, |status| CodeClass::of(status.as_u16()));
         let total_us = now.since(self.started).as_micros() as u64;
         let first_us = self.first_byte.map(|time| time.since(self.started).as_micros() as u64);
+        let ended = Ended { outcome: &outcome, first_us };
+        self.watches.ended(&self.adopted.snapshot, self.worker.index, &ended);
         self.each_series(|series, rollout| {
             series.ended.add(1);
+            if self.answered.is_none() {
+                series.unanswered.add(1);
+            }
             if let Some(code) = series.codes.get(class as usize) {
                 code.add(1);
             }
@@ -143,6 +178,10 @@ impl Observation {
         self.write_line(end, total_us);
     }
 
+    fn outcome(&self, end: End) -> Outcome {
+        Outcome { status: self.answered.map(|status| status.as_u16()), grpc_status: self.grpc_status, end }
+    }
+
     fn snapshot(&self) -> &Snapshot {
         &self.adopted.snapshot
     }
@@ -163,6 +202,7 @@ impl Observation {
             let Some(rollout) = self.snapshot().rollouts.get(on_route.rollout) else { continue };
             let of_arm = match decision.reason {
                 Reason::Forced => rollout.forced_series.get(arm),
+                Reason::Probe => Some(&rollout.probe_series),
                 _ => on_route.series.get(arm),
             };
             let of_cohort = match decision.reason {

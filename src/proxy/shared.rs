@@ -2,16 +2,15 @@
 
 use super::fault::{Fault, Progress};
 use super::link::{Io, Link, Place};
+use super::replay::{Broken, Outgoing};
 use crate::clock::Time;
 use crate::rollout::outcome::ErrorKind;
 use crate::snapshot::Limits;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -81,24 +80,12 @@ impl Shared {
 /// A request body that counts what passes.
 pub struct Upload {
     /// What the client sends.
-    pub body: Option<Incoming>,
+    pub body: Option<Outgoing>,
     /// How far it has got.
     pub passed: Rc<Passed>,
     /// Bytes that it may have.
     pub bytes_max: u64,
 }
-
-/// A request's body that ends before it should; why is in `Passed`.
-#[derive(Debug)]
-pub struct Broken;
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request's body was cut")
-    }
-}
-
-impl std::error::Error for Broken {}
 
 /// How far a body has got, seen from outside of it.
 #[derive(Default)]
@@ -150,7 +137,7 @@ impl Body for Upload {
         let Upload { body, passed, bytes_max } = &mut *self;
         let Some(body) = body else { return Poll::Ready(None) };
         let before = passed.progress();
-        let mut polled = Pin::new(body).poll_frame(cx).map_err(|_| Broken);
+        let mut polled = Pin::new(body).poll_frame(cx);
         passed.waits_for_client.set(polled.is_pending());
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {

@@ -6,10 +6,11 @@ use super::conn::Client;
 use super::headers::hexadecimal;
 use super::local::Worker;
 use crate::clock::Wall;
+use crate::latch::UnitMark;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Asker, Switches};
 use crate::rollout::force;
-use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Rollout, Secret, Snapshot, UnitSource};
+use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Secret, Snapshot, UnitSource};
 use arrayvec::ArrayVec;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -34,8 +35,20 @@ pub struct RequestAsker<'a> {
     client: &'a Client,
     trusted: bool,
     forced: ArrayVec<(usize, Arm), ROLLOUTS_PER_ROUTE_MAX>,
+    /// What the request brings for the rollouts that asked first, so that a claim or a cookie is not looked for twice.
+    found: [OnceCell<(usize, Option<Own<'a>>)>; FOUND_MAX],
     minted: OnceCell<String>,
 }
+
+/// The unit that a request itself brings.
+struct Own<'a> {
+    text: Cow<'a, str>,
+    /// Whether it is the client's address: everybody behind it, and every id that somebody there makes up, is one unit.
+    is_address: bool,
+}
+
+/// Rollouts for which a request remembers its unit; more are rare on a route, and read it again.
+const FOUND_MAX: usize = 4;
 
 impl<'a> RequestAsker<'a> {
     /// Reads what may force an arm; the rest is read when a decision asks for it.
@@ -47,7 +60,23 @@ impl<'a> RequestAsker<'a> {
         trusted: bool,
     ) -> Self {
         let forced = forced_arms(worker, snapshot, parts, client, trusted);
-        RequestAsker { worker, snapshot, parts, client, trusted, forced, minted: OnceCell::new() }
+        let found = [const { OnceCell::new() }; FOUND_MAX];
+        RequestAsker { worker, snapshot, parts, client, trusted, forced, found, minted: OnceCell::new() }
+    }
+
+    /// Who is to be told from others when failures are counted: the unit, or the client's address where the request has no
+    /// unit of its own. Of IPv6 it is the network, because one client has as many addresses there as it likes.
+    pub fn mark(&self, rollout: usize) -> UnitMark {
+        let Some(latch) = self.snapshot.rollouts.get(rollout).map(|rollout| &rollout.latch) else {
+            return UnitMark::default();
+        };
+        if let Some(own) = self.own_unit(rollout).filter(|own| !own.is_address) {
+            return latch.mark(&own.text);
+        }
+        match self.forwarded_for().unwrap_or(self.client.address) {
+            IpAddr::V4(address) => latch.mark(address.to_bits()),
+            IpAddr::V6(address) => latch.mark((address.to_bits() >> 64) as u64),
+        }
     }
 
     /// The id minted for this request, with the cookies that are to keep it: none unless a decision needed one.
@@ -57,19 +86,33 @@ impl<'a> RequestAsker<'a> {
         for index in rollouts {
             let Some(rollout) = self.snapshot.rollouts.get(index) else { continue };
             let Some(cookie) = &rollout.assign_cookie else { continue };
-            if self.own_unit(rollout).is_none() && !cookies.contains(cookie) {
+            if self.own_unit(index).is_none() && !cookies.contains(cookie) {
                 cookies.push(Arc::clone(cookie));
             }
         }
         Some((id, cookies))
     }
 
-    /// The unit that the request itself brings.
-    fn own_unit(&self, rollout: &Rollout) -> Option<Cow<'_, str>> {
-        rollout.units.iter().find_map(|source| self.read(source)).filter(|unit| !unit.is_empty())
+    /// The unit that the request itself brings for that rollout.
+    fn own_unit(&self, rollout: usize) -> Option<Own<'_>> {
+        for place in &self.found {
+            let (of, own) = place.get_or_init(|| (rollout, self.find_unit(rollout)));
+            if *of == rollout {
+                return own.as_ref().map(|own| Own { text: Cow::Borrowed(&own.text), is_address: own.is_address });
+            }
+        }
+        self.find_unit(rollout)
     }
 
-    fn read(&self, source: &UnitSource) -> Option<Cow<'_, str>> {
+    fn find_unit(&self, rollout: usize) -> Option<Own<'a>> {
+        let rollout = self.snapshot.rollouts.get(rollout)?;
+        rollout.units.iter().find_map(|source| {
+            let text = self.read(source)?;
+            Some(Own { text, is_address: matches!(source, UnitSource::ClientIp) })
+        })
+    }
+
+    fn read(&self, source: &UnitSource) -> Option<Cow<'a, str>> {
         match source {
             UnitSource::Header(name) => self.parts.headers.get(name).and_then(text),
             UnitSource::Cookie(name) => cookie(&self.parts.headers, name),
@@ -88,25 +131,26 @@ impl<'a> RequestAsker<'a> {
     }
 
     /// The peer's address; behind trusted proxies the last address that none of them vouches for.
-    fn client_ip(&self) -> Cow<'_, str> {
-        if self.trusted {
-            let values = self.parts.headers.get_all("x-forwarded-for");
-            let hops: Vec<IpAddr> = values.iter().filter_map(text).flat_map(|value| addresses(&value)).collect();
-            if let Some(address) = hops.into_iter().rev().find(|hop| !self.snapshot.trusts(*hop)) {
-                return Cow::Owned(address.to_string());
-            }
+    fn client_ip(&self) -> Cow<'a, str> {
+        self.forwarded_for().map_or(Cow::Borrowed(&self.client.address_text), |address| Cow::Owned(address.to_string()))
+    }
+
+    fn forwarded_for(&self) -> Option<IpAddr> {
+        if !self.trusted {
+            return None;
         }
-        Cow::Borrowed(&self.client.address_text)
+        let values = self.parts.headers.get_all("x-forwarded-for").iter().rev().filter_map(text);
+        let last_unknown = |value: Cow<'_, str>| addresses(&value).find(|hop| !self.snapshot.trusts(*hop));
+        values.filter_map(last_unknown).next()
     }
 }
 
 impl Asker for RequestAsker<'_> {
     fn unit(&self, rollout: usize) -> Option<Cow<'_, str>> {
-        let rollout = self.snapshot.rollouts.get(rollout)?;
-        if let Some(unit) = self.own_unit(rollout) {
-            return Some(unit);
+        if let Some(own) = self.own_unit(rollout) {
+            return Some(own.text);
         }
-        rollout.assign_cookie.as_ref()?;
+        self.snapshot.rollouts.get(rollout)?.assign_cookie.as_ref()?;
         let mint = || String::from_utf8_lossy(&hexadecimal(self.worker.random())).into_owned();
         Some(Cow::Borrowed(self.minted.get_or_init(mint)))
     }
@@ -123,8 +167,12 @@ impl Asker for RequestAsker<'_> {
         self.forced.iter().find(|(index, _)| *index == rollout).map(|(_, arm)| *arm)
     }
 
+    /// The latch's. A canary without a healthy endpoint is an open circuit from this moment on, and not from the moment at
+    /// which the breaker has heard of it: then nobody is sent to where nothing is, and nothing of it enters its numbers.
     fn switches(&self, rollout: usize) -> Switches {
-        self.snapshot.rollouts.get(rollout).map_or(Switches::NONE, |rollout| rollout.latch.read())
+        let Some(rollout) = self.snapshot.rollouts.get(rollout) else { return Switches::NONE };
+        let switches = rollout.latch.read();
+        if self.snapshot.canary_is_healthy(rollout) { switches } else { switches.opened() }
     }
 }
 
@@ -173,15 +221,15 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
     values.find(|value| !value.is_empty()).map(Cow::Borrowed)
 }
 
-/// The addresses of an `x-forwarded-for` value, with or without ports.
-fn addresses(value: &str) -> Vec<IpAddr> {
+/// The addresses of an `x-forwarded-for` value from the last to the first, with or without ports.
+fn addresses(value: &str) -> impl Iterator<Item = IpAddr> {
     let parse = |hop: &str| {
         let hop = hop.trim();
         let bare = hop.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(hop, |(address, _)| address);
         let parsed = bare.parse().ok();
         parsed.or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
     };
-    value.split(',').filter_map(parse).collect()
+    value.rsplit(',').filter_map(parse)
 }
 
 /// A claim of a bearer token: text as it stands, numbers in decimal. With a secret the token must be signed with it
@@ -220,6 +268,73 @@ fn jwt_claim(authorization: &str, claim: &str, secret: Option<&Secret>, now: imp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Format, Live, UserFiles, compile, load_text};
+    use crate::latch::Latches;
+    use crate::snapshot::Published;
+    use crate::tally::Registry;
+    use std::path::Path;
+
+    /// The mark of a request from that peer under `unit = [units]`, and the unit that decides.
+    fn asked(
+        latches: &Latches,
+        units: &str,
+        peer: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (UnitMark, Option<String>) {
+        let text = format!(
+            "trusted_proxies = [\"10.0.0.0/8\"]\n[[listeners]]\naddress = \"127.0.0.1:18080\"\n\
+             [upstreams.u]\nendpoints = [\"127.0.0.1:9001\"]\n[rollouts.chat]\nunit = [{units}]\n\
+             assign_cookie = \"id\"\nstable = {{ upstream = \"u\" }}\ncanary = {{ upstream = \"u\" }}\n"
+        );
+        let folder = Path::new("/");
+        let loaded = load_text("weir.toml", &text, Format::Toml, folder, &[], &mut UserFiles::default());
+        let config = loaded.expect("a config").config;
+        let snapshot = compile(&config, &Live::default(), &mut Registry::new(1), latches, 1);
+        let worker = Worker::new(0, Clock::system(), Arc::new(Published::new(1, snapshot)), None);
+        let address: IpAddr = peer.parse().expect("an address");
+        let (address_text, forwarded_for) = (peer.to_owned(), String::new());
+        let client = Client { address, address_text, forwarded_for, secure: false, listener: 0 };
+        let request =
+            headers.iter().fold(http::Request::builder(), |builder, (name, value)| builder.header(*name, *value));
+        let (parts, ()) = request.body(()).expect("a request").into_parts();
+        let adopted = worker.adopted();
+        let trusted = adopted.snapshot.trusts(address);
+        let asker = RequestAsker::new(&worker, &adopted.snapshot, &parts, &client, trusted);
+        let unit = asker.unit(0).map(Cow::into_owned);
+        (asker.mark(0), unit)
+    }
+
+    #[test]
+    fn units_are_told_apart_by_what_the_request_brings_and_else_by_address() {
+        let latches = Latches::default();
+        let mark = |units, peer, headers: &[(&'static str, &str)]| asked(&latches, units, peer, headers).0;
+        let by_header = |peer, unit| mark("\"header:x-user-id\"", peer, &[("x-user-id", unit)]);
+        assert_eq!(by_header("192.0.2.1", "ann"), by_header("192.0.2.2", "ann"));
+        assert_ne!(by_header("192.0.2.1", "ann"), by_header("192.0.2.1", "bob"));
+
+        // An id minted for this request is new each time; the address is not.
+        let (minted, again) = (
+            asked(&latches, "\"header:x-user-id\"", "192.0.2.1", &[]),
+            asked(&latches, "\"header:x-user-id\"", "192.0.2.1", &[]),
+        );
+        assert_ne!(minted.1, again.1);
+        assert_eq!(minted.0, again.0);
+        assert_eq!(minted.0, mark("\"client-ip\"", "192.0.2.1", &[]), "as where the address is the unit");
+        assert_ne!(minted.0, mark("\"header:x-user-id\"", "192.0.2.2", &[]));
+        assert_eq!(by_header("192.0.2.1", " "), minted.0, "an empty unit is none");
+        // The cookie that keeps a minted id is the client's own unit from then on.
+        assert_ne!(mark("\"header:x-user-id\"", "192.0.2.1", &[("cookie", "id=abc")]), minted.0);
+    }
+
+    #[test]
+    fn the_address_is_the_one_that_a_trusted_proxy_forwards_for_and_of_ipv6_the_network() {
+        let latches = Latches::default();
+        let mark = |peer, forwarded: &str| asked(&latches, "\"client-ip\"", peer, &[("x-forwarded-for", forwarded)]).0;
+        assert_eq!(mark("10.0.0.1", "192.0.2.9, 192.0.2.1, 10.0.0.2"), mark("192.0.2.1", "192.0.2.9"));
+        assert_eq!(mark("2001:db8::1", ""), mark("2001:db8::ffff:1", ""));
+        assert_ne!(mark("2001:db8::1", ""), mark("2001:db8:0:1::1", ""));
+    }
 
     fn cookies(values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (COOKIE, HeaderValue::from_static(value))).collect()
@@ -236,10 +351,9 @@ mod tests {
     #[test]
     fn forwarded_addresses_are_read_in_every_usual_form() {
         let read: Vec<String> = addresses("192.0.2.1, 192.0.2.2:80 ,2001:db8::1,[2001:db8::2]:443, junk")
-            .iter()
-            .map(IpAddr::to_string)
+            .map(|address| address.to_string())
             .collect();
-        assert_eq!(read, ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"]);
+        assert_eq!(read, ["2001:db8::2", "2001:db8::1", "192.0.2.2", "192.0.2.1"]);
     }
 
     fn token(header: &str, payload: &str, secret: &[u8]) -> String {

@@ -4,6 +4,7 @@
 //! what a request is: an `Asker` answers what it asks. It allocates nothing of its own.
 
 use super::Arm;
+use super::breaker::State;
 use super::bucket::{Bucketer, Weight};
 use super::cohort::{COHORTS_MAX, Cohort};
 use std::borrow::Cow;
@@ -111,7 +112,8 @@ pub struct Decision {
     pub reason: Reason,
 }
 
-/// Switches that act at once, as bits: kill of the rollout (0), breaker open (1), half-open (2), kill of cohort n (16 + n).
+/// Switches that act at once, as bits: kill of the rollout (0), breaker open (1), half-open (2, beside 1), the era of the
+/// breaker (3 to 15), kill of cohort n (16 + n).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Switches(u64);
 
@@ -120,6 +122,10 @@ impl Switches {
     pub const NONE: Switches = Switches(0);
     /// The rollout is killed.
     pub const KILLED: Switches = Switches(1);
+    /// The breaker has opened the circuit.
+    pub const OPEN: Switches = Switches(1 << 1);
+    /// The breaker lets a trickle through an open circuit.
+    pub const HALF_OPEN: Switches = Switches(Self::OPEN.0 | 1 << 2);
 
     /// The kill of one cohort; none beyond `COHORTS_MAX`.
     pub const fn cohort(index: usize) -> Option<Switches> {
@@ -136,6 +142,51 @@ impl Switches {
         self.0
     }
 
+    /// The kills alone, without what the breaker says.
+    pub const fn kills(self) -> Switches {
+        Switches(self.0 & !BREAKER_BITS)
+    }
+
+    /// What is on in either.
+    pub const fn with(self, other: Switches) -> Switches {
+        Switches(self.0 | other.0)
+    }
+
+    /// Where the breaker stands.
+    #[inline]
+    pub const fn state(self) -> State {
+        if self.0 & Self::OPEN.0 == 0 {
+            State::Closed
+        } else if self.0 & Self::HALF_OPEN.0 == Self::HALF_OPEN.0 {
+            State::HalfOpen
+        } else {
+            State::Open
+        }
+    }
+
+    /// Which state of the breaker this is, counted from the start of the process: a request that started under another one
+    /// says nothing of this one. Begins again after 8,192 states, which no request outlives by chance.
+    #[inline]
+    pub const fn era(self) -> u16 {
+        ((self.0 & ERA_BITS) >> ERA_SHIFT) as u16
+    }
+
+    /// The same kills with the breaker in that state, an era later.
+    pub const fn moved_to(self, state: State) -> Switches {
+        let era = ((self.era() as u64 + 1) << ERA_SHIFT) & ERA_BITS;
+        let state = match state {
+            State::Closed => 0,
+            State::Open => Self::OPEN.0,
+            State::HalfOpen => Self::HALF_OPEN.0,
+        };
+        Switches(self.kills().0 | era | state)
+    }
+
+    /// The same with the circuit open and no trickle through it, in the same era.
+    pub const fn opened(self) -> Switches {
+        Switches((self.0 & !Self::HALF_OPEN.0) | Self::OPEN.0)
+    }
+
     /// Whether the rollout is killed.
     pub const fn killed(self) -> bool {
         self.0 & Self::KILLED.0 != 0
@@ -146,6 +197,10 @@ impl Switches {
         index < COHORTS_MAX && self.0 & (1 << (16 + index)) != 0
     }
 }
+
+const ERA_SHIFT: u32 = 3;
+const ERA_BITS: u64 = 0xfff8;
+const BREAKER_BITS: u64 = ERA_BITS | Switches::HALF_OPEN.0;
 
 /// Where a rollout stands in its life, as far as a decision must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +228,9 @@ pub struct Split {
     pub cohorts: Vec<Cohort>,
     /// Index of the rollout whose canary a unit must be on to be eligible; never forms a circle.
     pub requires: Option<usize>,
+    /// The trickle of a half-open breaker: its bucketing and its share of the canary's units. At 100 % those without a unit
+    /// belong to it too. Without a trickle nobody probes.
+    pub probe: Option<(Bucketer, Weight)>,
 }
 
 impl Split {
@@ -205,6 +263,8 @@ pub trait Asker {
 /// | `kill` | stable | it is killed |
 /// | `forced` | the one named | a token or a trusted peer names an arm |
 /// | `rolled_back`, `pending` | stable | it does not serve |
+/// | `breaker` | stable | its breaker is open, or half-open and the request is no probe |
+/// | `probe` | canary | its breaker is half-open, what follows says canary, and the unit is in the trickle |
 /// | `requires` | stable | the rollout it requires has this request on stable |
 /// | `excluded` | stable | a cohort with `exclude` has it |
 /// | `cohort:<name>` | canary | a cohort admits it; the first in config order |
@@ -233,6 +293,34 @@ fn decide_within<A: Asker>(splits: &[Split], index: usize, asker: &A, chain_left
         Phase::RolledBack => return stable(Reason::RolledBack),
         Phase::Pending => return stable(Reason::Pending),
     }
+    match switches.state() {
+        State::Closed => by_split(splits, index, split, switches, asker, chain_left),
+        State::Open => stable(Reason::Breaker),
+        State::HalfOpen if !in_trickle(index, split, asker) => stable(Reason::Breaker),
+        State::HalfOpen => match by_split(splits, index, split, switches, asker, chain_left).arm {
+            Arm::Canary => canary(Reason::Probe),
+            Arm::Stable => stable(Reason::Breaker),
+        },
+    }
+}
+
+/// Whether a request belongs to those that probe the canary, if it would be there at all.
+fn in_trickle<A: Asker>(index: usize, split: &Split, asker: &A) -> bool {
+    let Some((bucketer, share)) = &split.probe else { return false };
+    let has_unit = |unit: &Cow<'_, str>| !unit.is_empty();
+    *share == Weight::FULL || asker.unit(index).filter(has_unit).is_some_and(|unit| bucketer.admits(&unit, *share))
+}
+
+/// What the rollout itself says while nothing stands in its way.
+#[inline]
+fn by_split<A: Asker>(
+    splits: &[Split],
+    index: usize,
+    split: &Split,
+    switches: Switches,
+    asker: &A,
+    chain_left: usize,
+) -> Decision {
     if let Some(required) = split.requires {
         let eligible = chain_left > 0 && decide_within(splits, required, asker, chain_left - 1).arm == Arm::Canary;
         if !eligible {
@@ -351,6 +439,7 @@ mod tests {
             weight: Weight::from_percent(percent).expect("at most 100"),
             cohorts: Vec::new(),
             requires: None,
+            probe: None,
         }
     }
 

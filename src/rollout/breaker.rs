@@ -4,6 +4,20 @@
 //! on the request path (`latch`), which opens the circuit by itself; the breaker learns of it afterwards and gives it its
 //! place in the record.
 
+mod judge;
+mod machine;
+mod ring;
+#[cfg(test)]
+mod state_tests;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod waiting;
+mod words;
+
+pub use machine::{Breaker, STEADY_COOLDOWNS};
+pub use turn::{Saved, Trip, Turn};
+
 use super::bucket::Weight;
 use super::window::Counts;
 use std::time::Duration;
@@ -153,8 +167,11 @@ pub struct Measured {
     pub stable: Happened,
     /// The canary since the last look.
     pub canary: Happened,
-    /// Probe requests since the last look; only while half-open.
+    /// Probe requests since the last look; only while half-open. They share the cells by unit with the canary's requests,
+    /// of which there are none then, so what those gained may stand here or there.
     pub probes: Happened,
+    /// Probe requests that were started, in all; goes only up.
+    pub probes_started: u64,
     /// Canary requests that were started, in all; goes only up.
     pub started: u64,
     /// Of those, the ones whose answer has begun, in all.

@@ -92,11 +92,21 @@ impl Bucketer {
     /// whatever the arm's scheme, because some foreign schemes ignore the salt and would ask the arm's question again; a
     /// keyed arm has its shares keyed too, so that outsiders cannot choose their way in there either.
     pub fn cohort_share(&self, cohort: &str) -> Bucketer {
-        let mut share = Bucketer::native(format!("{}.cohort.{cohort}", self.salt));
+        self.asking(format!("{}.cohort.{cohort}", self.salt))
+    }
+
+    /// The bucketing of the breaker's trickle, independent of the arm's: salt `<salt>.probe`; native or keyed as a cohort's
+    /// share is.
+    pub fn probe_share(&self) -> Bucketer {
+        self.asking(format!("{}.probe", self.salt))
+    }
+
+    fn asking(&self, salt: String) -> Bucketer {
+        let mut question = Bucketer::native(salt);
         if let Scheme::SipHash(secret) = self.scheme {
-            share.scheme = Scheme::SipHash(secret);
+            question.scheme = Scheme::SipHash(secret);
         }
-        share
+        question
     }
 
     /// The bucket of a unit: its position as a share of the scheme's steps, rounded down to parts per million.

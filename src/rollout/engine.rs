@@ -5,15 +5,18 @@
 //! published first and recorded next; a step towards the canary is recorded first, and if that fails it never happens.
 
 use super::assign::{Phase, Switches};
+use super::breaker::{self, Breaker, Measured, Turn};
 use super::bucket::Weight;
 use super::cohort::Overlay;
 use super::plan::Plan;
-use super::report::{Entry, Facts, Kind, Origin};
+use super::report::{Entry, Facts, Kind, Origin, State};
 use super::standing::{Runtime, Save, SavedRollout, Standing};
 use super::step::{self, Step};
+use super::turn::turned;
 use crate::clock::Time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Everything that can move a rollout.
 #[derive(Clone, Debug)]
@@ -47,7 +50,14 @@ pub enum Input {
         /// Who asked.
         origin: Origin,
     },
-    /// Undoes a kill, or else a hold.
+    /// What happened to a rollout since the last look at it.
+    Measured {
+        /// The rollout.
+        rollout: Arc<str>,
+        /// What happened.
+        measured: Box<Measured>,
+    },
+    /// Undoes a kill, or else closes the breaker and restarts what it rolled back, or else undoes a hold.
     Revive {
         /// The rollout.
         rollout: String,
@@ -94,21 +104,30 @@ pub enum Effect {
     SetLatch {
         /// The rollout.
         rollout: Arc<str>,
-        /// What to switch on.
+        /// Which kills to switch on.
         switches: Switches,
     },
     /// Switch these off in the rollout's present latch.
     ClearLatch {
         /// The rollout.
         rollout: Arc<str>,
-        /// What to switch off.
+        /// Which kills to switch off.
         switches: Switches,
     },
-    /// Give the rollout a new latch with exactly these on, for the next snapshot: its cohorts have new places.
+    /// Bring the rollout's circuit into that state. A step towards the canary is void if the circuit has opened by itself
+    /// since what was measured last: then the next measurement tells.
+    Circuit {
+        /// The rollout.
+        rollout: Arc<str>,
+        /// The state.
+        state: breaker::State,
+    },
+    /// Give the rollout a new latch with exactly these on and the circuit that it has, for the next snapshot: its cohorts
+    /// have new places.
     RenewLatch {
         /// The rollout.
         rollout: Arc<str>,
-        /// What is on.
+        /// Which kills are on.
         switches: Switches,
     },
     /// Compile and publish a snapshot.
@@ -225,7 +244,8 @@ impl Engine {
             }
             Input::SetWeight { rollout, weight, origin } => step::weight(&self.named(&rollout)?, weight, origin)?,
             Input::Kill { rollout, origin } => step::kill(&self.named(&rollout)?, origin),
-            Input::Revive { rollout, origin } => step::revive(&self.named(&rollout)?, origin)?,
+            Input::Measured { rollout, measured } => self.look(&rollout, &measured),
+            Input::Revive { rollout, origin } => step::revive(&self.named(&rollout)?, origin, self.now)?,
             Input::CohortKill { rollout, cohort, origin } => {
                 step::cohort(&self.named(&rollout)?, &cohort, true, origin)?
             }
@@ -253,8 +273,11 @@ impl Engine {
     pub fn recorded(&mut self, written: bool) -> Result<(), Refused> {
         let Some(step) = self.waiting.take() else { return Ok(()) };
         if written {
-            self.carry_out(&step);
+            self.carry_out(step);
             return Ok(());
+        }
+        if let Some(runtime) = step.breaker.as_ref().and_then(|(rollout, _)| self.states.get_mut(rollout)) {
+            runtime.retry_at = Some(self.now + RETRY_AFTER);
         }
         for new in step.plans.iter().flatten().filter(|plan| plan.killed) {
             if let Some(old) = self.plans.iter_mut().find(|plan| plan.name == new.name) {
@@ -278,7 +301,8 @@ impl Engine {
 
     /// How one rollout stands.
     pub fn standing(&self, rollout: &str) -> Option<Standing<'_>> {
-        self.standings().find(|standing| &*standing.plan.name == rollout)
+        let plan = self.plans.iter().find(|plan| &*plan.name == rollout)?;
+        Some(Standing::of(plan, self.states.get(rollout)))
     }
 }
 
@@ -295,7 +319,7 @@ impl Engine {
         let Step { saves, entries, .. } = &step;
         let record = Record { first: step.exposes, saves: saves.clone(), entries: entries.clone() };
         if !step.exposes {
-            self.carry_out(&step);
+            self.carry_out(step);
             if !record.saves.is_empty() || !record.entries.is_empty() {
                 self.effects.push_back(Effect::Record(record));
             }
@@ -310,32 +334,119 @@ impl Engine {
         self.waiting = Some(step);
     }
 
-    fn carry_out(&mut self, step: &Step) {
-        let before = self.switches();
-        if let Some(plans) = &step.plans {
-            self.plans.clone_from(plans);
+    /// Has the breaker of a rollout judge. A rollout that serves nobody has nothing to be judged by.
+    fn look(&mut self, rollout: &Arc<str>, measured: &Measured) -> Step {
+        let now = self.now;
+        let serves = |standing: Standing<'_>| standing.state() == State::Running && !standing.killed();
+        if !self.standing(rollout).is_some_and(serves) {
+            return Step::default();
         }
-        self.restore(step.saves.iter().cloned());
-        let mut clears = Vec::new();
+        let Some(breaker) = self.states.get_mut(rollout).and_then(|runtime| runtime.breaker.as_mut()) else {
+            return Step::default();
+        };
+        // What may lead towards the canary is tried on a copy: it happens only once it is written down. Only a breaker that
+        // is not closed can do so, and such a one has little in its windows to be copied.
+        let mut copy = (breaker.state() != breaker::State::Closed).then(|| breaker.clone());
+        let turns = copy.as_mut().unwrap_or(breaker).look(now, measured);
+        if turns.is_empty() {
+            if let Some(looked) = copy {
+                *breaker = looked;
+            }
+            return Step::default();
+        }
+        let after = copy.as_ref().unwrap_or(breaker).saved().clone();
+        let Some(standing) = self.standing(rollout) else { return Step::default() };
+        let mut step = turned(&standing, &after, &turns);
+        step.breaker = copy.map(|looked| (Arc::clone(rollout), looked));
+        if step.exposes && standing.runtime.retry_at.is_some_and(|at| now < at) {
+            return Step::default();
+        }
+        if let Some(runtime) = self.states.get_mut(rollout) {
+            count_trips(runtime, &turns);
+        }
+        step
+    }
+
+    fn carry_out(&mut self, step: Step) {
+        let before = self.switches();
+        let replans = step.plans.is_some();
+        if let Some(plans) = step.plans {
+            self.plans = plans;
+        }
+        self.restore(step.saves);
+        if let Some((rollout, breaker)) = step.breaker
+            && let Some(runtime) = self.states.get_mut(&rollout)
+        {
+            (runtime.breaker, runtime.retry_at) = (Some(breaker), None);
+        }
+        if replans {
+            self.adopt_breakers();
+        }
+        let mut towards_canary = Vec::new();
         for (rollout, (layout, on)) in self.switches() {
-            match before.get(&rollout) {
-                Some((old_layout, was_on)) if *old_layout == layout => {
-                    let (set, clear) = (without(on, *was_on), without(*was_on, on));
-                    if set != Switches::NONE {
-                        let rollout = Arc::clone(&rollout);
-                        self.effects.push_back(Effect::SetLatch { rollout, switches: set });
+            let was_on = match before.get(&rollout) {
+                Some((old_layout, was_on)) => {
+                    if *old_layout == layout {
+                        self.switch(&rollout, *was_on, on, &mut towards_canary);
+                    } else {
+                        self.effects
+                            .push_back(Effect::RenewLatch { rollout: Arc::clone(&rollout), switches: on.kills() });
                     }
-                    if clear != Switches::NONE {
-                        clears.push(Effect::ClearLatch { rollout, switches: clear });
-                    }
+                    Some(was_on.state())
                 }
-                _ => self.effects.push_back(Effect::RenewLatch { rollout, switches: on }),
+                None => {
+                    self.effects.push_back(Effect::RenewLatch { rollout: Arc::clone(&rollout), switches: on.kills() });
+                    None
+                }
+            };
+            match on.state() {
+                state if was_on == Some(state) => {}
+                breaker::State::Open => {
+                    self.effects.push_back(Effect::Circuit { rollout, state: breaker::State::Open })
+                }
+                state => towards_canary.push(Effect::Circuit { rollout, state }),
             }
         }
+        towards_canary.extend(step.handed_back.map(|(rollout, state)| Effect::Circuit { rollout, state }));
         if step.publishes {
             self.effects.push_back(Effect::Publish);
         }
-        self.effects.extend(clears);
+        self.effects.extend(towards_canary);
+    }
+
+    /// Switches what has changed of the kills: on at once, off after what is to be published.
+    fn switch(&mut self, rollout: &Arc<str>, was_on: Switches, on: Switches, later: &mut Vec<Effect>) {
+        let (was_on, on) = (was_on.kills(), on.kills());
+        let (set, clear) = (without(on, was_on), without(was_on, on));
+        if set != Switches::NONE {
+            self.effects.push_back(Effect::SetLatch { rollout: Arc::clone(rollout), switches: set });
+        }
+        if clear != Switches::NONE {
+            later.push(Effect::ClearLatch { rollout: Arc::clone(rollout), switches: clear });
+        }
+    }
+
+    /// Gives every rollout the breaker that its plan asks for. One that is there goes on under the new rules; one that is
+    /// new goes on where it was saved, and never more open than that.
+    fn adopt_breakers(&mut self) {
+        for (name, runtime) in &mut self.states {
+            let rules = self.plans.iter().find(|plan| plan.name == *name).and_then(|plan| plan.breaker.as_ref());
+            match (rules, &mut runtime.breaker) {
+                (None, breaker) => *breaker = None,
+                (Some(rules), Some(breaker)) if breaker.rules() == rules => {}
+                (Some(rules), Some(breaker)) => breaker.reconfigure(rules.clone(), self.now),
+                (Some(_), None) => {}
+            }
+        }
+        for plan in &self.plans {
+            let Some(rules) = &plan.breaker else { continue };
+            let runtime = self.states.entry(Arc::clone(&plan.name)).or_default();
+            if runtime.breaker.is_none() {
+                let breaker = Breaker::new(rules.clone(), runtime.saved.breaker.clone(), self.now);
+                runtime.saved.breaker.clone_from(breaker.saved());
+                runtime.breaker = Some(Box::new(breaker));
+            }
+        }
     }
 
     /// Takes saved state in, from the store or from a step that is being carried out.
@@ -364,6 +475,18 @@ impl Engine {
     }
 }
 
+fn count_trips(runtime: &mut Runtime, turns: &[Turn]) {
+    for turn in turns {
+        if let Turn::Trip(trip) = turn
+            && let Some(count) = runtime.tripped.get_mut(trip.cause as usize)
+        {
+            *count += 1;
+        }
+    }
+}
+
+/// How long a breaker's step towards the canary waits after it could not be written down.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Why a step towards the canary is denied when it cannot be written down; the words of the contract.
 pub const CANNOT_WRITE: &str = "state cannot be written";
 /// Why rollouts are held after their state was lost; the words of the contract.

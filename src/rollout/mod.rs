@@ -17,6 +17,7 @@ pub mod report;
 pub mod scheme;
 pub mod standing;
 mod step;
+mod turn;
 pub mod users;
 pub mod window;
 

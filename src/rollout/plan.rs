@@ -2,6 +2,7 @@
 //!
 //! The config room makes plans, the engine works on them. A plan holds nothing that changes at run time.
 
+use super::breaker::Rules;
 use super::bucket::Weight;
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ pub struct Plan {
     pub staged: bool,
     /// Its cohorts by index: name and whether the file enables it.
     pub cohorts: Vec<CohortPlan>,
+    /// What its breaker watches; none if it is switched off.
+    pub breaker: Option<Rules>,
 }
 
 impl Plan {

@@ -1,6 +1,7 @@
 //! What happened and how things stand, as plain data: the engine and the control plane fill it in, the store keeps it,
 //! admin and command line print it. Nothing here decides anything.
 
+use super::breaker;
 use super::bucket::Weight;
 use crate::clock::Wall;
 use std::sync::Arc;
@@ -54,12 +55,33 @@ pub struct RolloutReport {
     pub killed: bool,
     /// Whether that kill comes from file or environment (then `revive` is refused).
     pub killed_by_config: bool,
-    /// Both arms over the window asked for, by arm index; forced requests are not among them.
+    /// Its breaker; none if it is switched off.
+    pub breaker: Option<BreakerReport>,
+    /// Both arms over the window asked for, by arm index; forced and probe requests are not among them.
     pub arms: [ArmReport; 2],
     /// Its cohorts.
     pub cohorts: Vec<CohortReport>,
     /// The generation of the snapshot that carries this state.
     pub generation: u64,
+}
+
+/// How a breaker stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BreakerReport {
+    /// Where it stands.
+    pub state: breaker::State,
+    /// Trips that count towards `max_trips`.
+    pub trips: u32,
+    /// Trips after which the rollout is rolled back; 0 is never.
+    pub max_trips: u32,
+    /// Why it tripped last, with numbers.
+    pub last_reason: Option<String>,
+    /// While it is open: the time until some units probe.
+    pub cooldown_left: Option<Duration>,
+    /// While it is half-open: the share of canary units that probe.
+    pub probe: Option<Weight>,
+    /// What an operator should know besides.
+    pub note: Option<String>,
 }
 
 /// One arm over a window.
@@ -125,7 +147,7 @@ pub enum Kind {
     Weight,
     /// Everything goes to stable by a kill.
     Kill,
-    /// A kill or a hold was undone.
+    /// A kill, an open breaker, a rollback or a hold was undone.
     Revive,
     /// A cohort was switched, or its members changed.
     Cohort,
@@ -133,6 +155,14 @@ pub enum Kind {
     Pause,
     /// It serves again.
     Resume,
+    /// The breaker sent everything to stable.
+    Trip,
+    /// The breaker closed: the split flows again.
+    Recover,
+    /// Something is wrong that nobody acted on.
+    Alert,
+    /// The rollout was rolled back.
+    Rollback,
     /// A config was read and applied.
     Reload,
     /// A config was read and refused.
@@ -141,13 +171,17 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Weight,
         Kind::Kill,
         Kind::Revive,
         Kind::Cohort,
         Kind::Pause,
         Kind::Resume,
+        Kind::Trip,
+        Kind::Recover,
+        Kind::Alert,
+        Kind::Rollback,
         Kind::Reload,
         Kind::ReloadFailed,
     ];
@@ -161,6 +195,10 @@ impl Kind {
             Kind::Cohort => "cohort",
             Kind::Pause => "pause",
             Kind::Resume => "resume",
+            Kind::Trip => "trip",
+            Kind::Recover => "recover",
+            Kind::Alert => "alert",
+            Kind::Rollback => "rollback",
             Kind::Reload => "reload",
             Kind::ReloadFailed => "reload_failed",
         }
@@ -181,10 +219,12 @@ pub enum Facts {
     Standing {
         /// Where it is in its life.
         state: State,
-        /// The weight in force, kill aside.
+        /// The weight in force, kill and breaker aside.
         weight: Weight,
         /// Whether it is killed.
         killed: bool,
+        /// Where its breaker stands.
+        breaker: breaker::State,
     },
     /// How a cohort is switched.
     Cohort {

@@ -2,11 +2,13 @@
 //! counts is here; the engine changes the run-time half, the control plane prints and compiles from both.
 
 use super::assign::{Phase, Switches};
+use super::breaker::{self, Breaker, Cause};
 use super::bucket::Weight;
 use super::cohort::{Overlay, UserSet};
 use super::engine::{STAGED, UNREADABLE};
 use super::plan::{CohortPlan, Plan};
-use super::report::{Facts, Origin, State};
+use super::report::{BreakerReport, Facts, Origin, State};
+use crate::clock::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -33,6 +35,8 @@ pub struct SavedRollout {
     pub killed: Option<Origin>,
     /// Its state was lost, and no operator has said yet how to go on.
     pub held: bool,
+    /// How its breaker stands, and whether that has rolled it back.
+    pub breaker: breaker::Saved,
 }
 
 /// One piece of state as it is saved; later ones replace earlier ones of the same key.
@@ -85,13 +89,33 @@ pub struct Runtime {
     pub killed_cohorts: BTreeSet<Arc<str>>,
     /// Changed members by cohort.
     pub members: BTreeMap<Arc<str>, Members>,
+    /// What watches it; none while its plan has no breaker.
+    pub breaker: Option<Box<Breaker>>,
+    /// Trips since the process began, by cause in the order of `Cause::ALL`.
+    pub tripped: [u64; Cause::ALL.len()],
+    /// A step of its breaker towards the canary could not be written down: not tried again before.
+    pub retry_at: Option<Time>,
 }
 
 impl Runtime {
     /// Nothing happened.
     pub const fn new() -> Self {
-        let saved = SavedRollout { set: None, killed: None, held: false };
-        Runtime { saved, killed_cohorts: BTreeSet::new(), members: BTreeMap::new() }
+        let breaker = breaker::Saved {
+            state: breaker::State::Closed,
+            trips: 0,
+            level: 0,
+            rolled_back: false,
+            cause: None,
+            reason: None,
+        };
+        Runtime {
+            saved: SavedRollout { set: None, killed: None, held: false, breaker },
+            killed_cohorts: BTreeSet::new(),
+            members: BTreeMap::new(),
+            breaker: None,
+            tripped: [0; Cause::ALL.len()],
+            retry_at: None,
+        }
     }
 
     /// Takes one piece of state in. Names the cohort whose members changed: it must be sealed after the last one.
@@ -185,6 +209,8 @@ impl<'a> Standing<'a> {
     pub fn state(&self) -> State {
         if self.saved.held {
             State::Paused
+        } else if self.saved.breaker.rolled_back {
+            State::RolledBack
         } else if self.plan.staged || !self.plan.enabled {
             State::Pending
         } else {
@@ -201,7 +227,8 @@ impl<'a> Standing<'a> {
             (None, State::Paused) => Some(UNREADABLE.into()),
             (None, State::Pending) if self.plan.staged => Some(format!("the rollout has stages, {STAGED}")),
             (None, State::Pending) => Some("off in the config (enabled = false)".into()),
-            (None, State::Running | State::RolledBack) => None,
+            (None, State::RolledBack) => Some(rolled_back(&self.saved.breaker)),
+            (None, State::Running) => None,
         }
     }
 
@@ -243,17 +270,51 @@ impl<'a> Standing<'a> {
         self.runtime.overlays()
     }
 
-    /// What the rollout's latch must have on.
+    /// Where its breaker stands; one that is switched off is closed.
+    pub fn breaker(&self) -> breaker::State {
+        self.saved.breaker.state
+    }
+
+    /// Share of the canary's units that probe while the breaker is half-open, if it is not the one of the plan.
+    pub fn probe(&self) -> Option<Weight> {
+        self.runtime.breaker.as_ref().map(|breaker| breaker.probe())
+    }
+
+    /// How its breaker stands, for people; none if it is switched off.
+    pub fn breaker_report(&self, now: Time) -> Option<BreakerReport> {
+        let rules = self.plan.breaker.as_ref()?;
+        let saved = &self.saved.breaker;
+        let watching = self.runtime.breaker.as_ref();
+        let ends = watching.and_then(|breaker| breaker.cooldown_ends());
+        let half_open = saved.state == breaker::State::HalfOpen;
+        Some(BreakerReport {
+            state: saved.state,
+            trips: saved.trips,
+            max_trips: rules.max_trips,
+            last_reason: saved.reason.as_deref().map(str::to_owned),
+            cooldown_left: ends.map(|ends| ends.since(now)),
+            probe: watching.filter(|_| half_open).map(|breaker| breaker.probe()),
+            note: watching.and_then(|breaker| note(breaker, self.runtime.retry_at)),
+        })
+    }
+
+    /// What the rollout's latch must have on, the breaker's era aside.
     pub fn switches(&self) -> Switches {
-        let rollout = if self.killed() { Switches::KILLED } else { Switches::NONE };
+        let killed = if self.killed() { Switches::KILLED } else { Switches::NONE };
+        let rollout = killed.with(match self.breaker() {
+            breaker::State::Closed => Switches::NONE,
+            breaker::State::Open => Switches::OPEN,
+            breaker::State::HalfOpen => Switches::HALF_OPEN,
+        });
         let killed = self.plan.cohorts.iter().enumerate().filter(|(_, cohort)| self.cohort_killed(&cohort.name));
         let cohorts = killed.filter_map(|(index, _)| Switches::cohort(index));
-        cohorts.fold(rollout, |all, one| Switches::from_bits(all.bits() | one.bits()))
+        cohorts.fold(rollout, Switches::with)
     }
 
     /// The rollout's side of an audit entry.
     pub fn facts(&self) -> Facts {
-        Facts::Standing { state: self.state(), weight: self.weight(), killed: self.killed() }
+        let (state, weight) = (self.state(), self.weight());
+        Facts::Standing { state, weight, killed: self.killed(), breaker: self.breaker() }
     }
 
     /// Whether this standing lets anybody onto the canary whom `before` keeps off it. In doubt yes, and the kill does
@@ -270,10 +331,46 @@ impl<'a> Standing<'a> {
         (before.killed() && !self.killed())
             || (serves && before.state() != State::Running)
             || self.weight() > before.weight()
+            || self.let_through() > before.let_through()
             || self.plan.cohorts.iter().any(|cohort| admits(self, cohort) && !admitted_before(&cohort.name))
             || before.plan.cohorts.iter().any(|cohort| keeps_off(cohort) && !kept_off_now(&cohort.name))
     }
+
+    /// Share of the canary's units that the breaker lets through.
+    fn let_through(&self) -> Weight {
+        match (self.breaker(), &self.plan.breaker) {
+            (breaker::State::Closed, _) => Weight::FULL,
+            (breaker::State::HalfOpen, Some(rules)) => rules.probe,
+            (breaker::State::HalfOpen | breaker::State::Open, _) => Weight::ZERO,
+        }
+    }
 }
 
+/// Why a rollout was rolled back, in words.
+fn rolled_back(saved: &breaker::Saved) -> String {
+    let trips = if saved.trips == 1 { "1 trip".to_owned() } else { format!("{} trips", saved.trips) };
+    match &saved.reason {
+        Some(reason) => format!("rolled back after {trips} of the breaker, the last by {reason}"),
+        None => format!("rolled back after {trips} of the breaker"),
+    }
+}
+
+/// What an operator should know of a breaker besides its state.
+fn note(breaker: &Breaker, retry_at: Option<Time>) -> Option<String> {
+    let rules = breaker.rules();
+    let both = breaker.both_arms().map(|what| format!("{BOTH_ARMS}: {what}"));
+    let few = breaker.few_units().map(|units| {
+        let s = if units == 1 { "" } else { "s" };
+        format!("only {units} unit{s} seen lately: failures of so many are enough (min_units = {})", rules.min_units)
+    });
+    let wider = (breaker.state() == breaker::State::HalfOpen && breaker.probe() > rules.probe)
+        .then(|| "the trickle was widened, because no unit of the canary fell into it".to_owned());
+    let unwritten = retry_at.map(|_| "it would let units through again, but state cannot be written".to_owned());
+    let notes: Vec<String> = [both, few, wider, unwritten].into_iter().flatten().collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// What is said where the canary is spared because stable is as sick.
+pub const BOTH_ARMS: &str = "both arms";
 /// A rollout to which nothing happened.
 static UNTOUCHED: Runtime = Runtime::new();

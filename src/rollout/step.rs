@@ -2,11 +2,13 @@
 //!
 //! The rules on who may do what when are here; the order in which a step takes effect is the engine's.
 
+use super::breaker::{self, Breaker};
 use super::bucket::Weight;
 use super::engine::{Refused, STAGED, UNREADABLE};
 use super::plan::{CohortPlan, Plan};
 use super::report::{Entry, Facts, Kind, Origin, State};
 use super::standing::{MEMBERS_MAX, Members, Runtime, Save, SavedRollout, SetWeight, Standing, UNIT_BYTES_MAX};
+use crate::clock::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,12 +25,17 @@ pub struct Step {
     pub saves: Vec<Save>,
     /// What the audit trail tells of it.
     pub entries: Vec<Entry>,
+    /// A breaker that takes the place of the rollout's present one.
+    pub breaker: Option<(Arc<str>, Box<Breaker>)>,
+    /// A circuit that opened by itself and is handed back: nothing has been recorded of that, and nothing is now.
+    pub handed_back: Option<(Arc<str>, breaker::State)>,
 }
 
 impl Step {
     /// Whether nothing would change.
     pub fn is_empty(&self) -> bool {
-        self.plans.is_none() && self.saves.is_empty() && self.entries.is_empty()
+        let Step { plans, saves, entries, breaker, handed_back, .. } = self;
+        plans.is_none() && saves.is_empty() && entries.is_empty() && breaker.is_none() && handed_back.is_none()
     }
 }
 
@@ -40,6 +47,9 @@ pub fn weight(standing: &Standing<'_>, weight: Weight, origin: Origin) -> Result
     }
     if !standing.plan.enabled {
         return Err(conflict(format!("rollout `{rollout}` is off in the config (enabled = false)")));
+    }
+    if standing.state() == State::RolledBack {
+        return Err(conflict(format!("rollout `{rollout}` is rolled back: revive it first")));
     }
     let set = SetWeight { weight, under: standing.plan.weight };
     let saved = SavedRollout { set: Some(set), held: false, ..standing.saved.clone() };
@@ -55,18 +65,31 @@ pub fn kill(standing: &Standing<'_>, origin: Origin) -> Step {
     standing_step(standing, saved, Kind::Kill, origin)
 }
 
-/// An operator undoes a kill, or else a hold.
-pub fn revive(standing: &Standing<'_>, origin: Origin) -> Result<Step, Refused> {
+/// An operator undoes a kill, or else closes the breaker, which also restarts what it has rolled back, or else undoes a hold.
+pub fn revive(standing: &Standing<'_>, origin: Origin, now: Time) -> Result<Step, Refused> {
     let rollout = &standing.plan.name;
     if standing.plan.killed {
         return Err(conflict(format!("rollout `{rollout}` is killed by file or environment: undo it there")));
     }
-    let saved = match (&standing.saved.killed, standing.saved.held) {
-        (Some(_), _) => SavedRollout { killed: None, ..standing.saved.clone() },
-        (None, true) => SavedRollout { held: false, ..standing.saved.clone() },
-        (None, false) => return Err(conflict(format!("rollout `{rollout}` is not killed: nothing to revive"))),
-    };
-    Ok(standing_step(standing, saved, Kind::Revive, origin))
+    if standing.saved.killed.is_some() {
+        let saved = SavedRollout { killed: None, ..standing.saved.clone() };
+        return Ok(standing_step(standing, saved, Kind::Revive, origin));
+    }
+    if standing.breaker() != breaker::State::Closed || standing.saved.breaker.rolled_back {
+        let mut closed = standing.runtime.breaker.clone();
+        let turn = closed.as_mut().and_then(|breaker| breaker.revive(now));
+        let kept = closed.as_ref().filter(|_| turn.is_some()).map(|breaker| breaker.saved().clone());
+        let saved = SavedRollout { breaker: kept.unwrap_or_default(), ..standing.saved.clone() };
+        let step = standing_step(standing, saved, Kind::Revive, origin);
+        return Ok(Step { breaker: closed.map(|breaker| (Arc::clone(rollout), breaker)), ..step });
+    }
+    if standing.saved.held {
+        let saved = SavedRollout { held: false, ..standing.saved.clone() };
+        return Ok(standing_step(standing, saved, Kind::Revive, origin));
+    }
+    Err(conflict(format!(
+        "rollout `{rollout}` is neither killed nor rolled back, and its breaker is closed: nothing to revive"
+    )))
 }
 
 /// An operator switches a cohort off (`kill`) or on again.
@@ -101,7 +124,7 @@ pub fn cohort(standing: &Standing<'_>, cohort: &str, kill: bool, origin: Origin)
         publishes: false,
         saves: vec![Save::Cohort { rollout, cohort, killed: kill }],
         entries: vec![entry],
-        plans: None,
+        ..Step::default()
     })
 }
 
@@ -155,7 +178,7 @@ pub fn members(
         publishes: true,
         saves: changes.into_iter().map(save).collect(),
         entries: vec![entry],
-        plans: None,
+        ..Step::default()
     })
 }
 
@@ -194,9 +217,13 @@ pub fn adoption(old_plans: &[Plan], states: &BTreeMap<Arc<str>, Runtime>, plans:
     step
 }
 
-/// What is left of the saved state under a plan: a weight that was set under another value of the file has ended.
+/// What is left of the saved state under a plan: a weight that was set under another value of the file has ended, and a
+/// breaker that is switched off lets go. What it has rolled back stays so until somebody revives it.
 pub fn saved_under(plan: &Plan, saved: SavedRollout) -> SavedRollout {
-    SavedRollout { set: saved.set.filter(|set| set.under == plan.weight), ..saved }
+    let set = saved.set.filter(|set| set.under == plan.weight);
+    let watched = plan.breaker.is_some() || saved.breaker.rolled_back;
+    let breaker = if watched { saved.breaker } else { breaker::Saved::default() };
+    SavedRollout { set, breaker, ..saved }
 }
 
 /// Adds to the first step that every rollout is held, because what was saved of it is lost.
@@ -222,9 +249,9 @@ fn standing_step(old: &Standing<'_>, saved: SavedRollout, kind: Kind, origin: Or
     Step {
         exposes: new.exposes_beyond(old),
         publishes: new.weight() != old.weight() || new.phase() != old.phase(),
-        plans: None,
         saves: vec![Save::Rollout { rollout, saved }],
         entries: vec![entry],
+        ..Step::default()
     }
 }
 
@@ -238,6 +265,9 @@ fn tell_of_changes(entries: &mut Vec<Entry>, old: &Standing<'_>, new: &Standing<
     };
     if old.killed() != new.killed() {
         tell(if new.killed() { Kind::Kill } else { Kind::Revive }, old.facts(), new.facts());
+    }
+    if old.breaker() != new.breaker() {
+        tell(Kind::Recover, old.facts(), new.facts());
     }
     if old.state() != new.state() {
         tell(if new.state() == State::Running { Kind::Resume } else { Kind::Pause }, old.facts(), new.facts());

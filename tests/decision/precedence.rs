@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use weir::rollout::Arm;
 use weir::rollout::assign::{Asker, Decision, Phase, Reason, Split, Switches, UnitAsker, decide};
+use weir::rollout::breaker::State;
 use weir::rollout::bucket::{Bucketer, Weight};
 use weir::rollout::cohort::{Cohort, UserSet};
 
@@ -41,11 +42,27 @@ impl Group {
     }
 }
 
+/// How the breaker stands, and whether everybody or nobody is in its trickle.
+#[derive(Clone, Copy, Debug)]
+struct Breaker {
+    state: State,
+    trickle: bool,
+}
+
+const CLOSED: Breaker = Breaker { state: State::Closed, trickle: false };
+const BREAKERS: [Breaker; 4] = [
+    CLOSED,
+    Breaker { state: State::Open, trickle: true },
+    Breaker { state: State::HalfOpen, trickle: false },
+    Breaker { state: State::HalfOpen, trickle: true },
+];
+
 #[derive(Clone, Copy, Debug)]
 struct Case {
     killed: bool,
     forced: Option<Arm>,
     phase: Phase,
+    breaker: Breaker,
     /// Whether the rollout requires another, and whether that has the request on its canary.
     requires: Option<bool>,
     out: Group,
@@ -56,11 +73,16 @@ struct Case {
 
 /// The contract as one would read it out.
 fn expected(case: &Case) -> (&'static str, Arm) {
+    let admitted = case.beta.has(case.unit) && !case.beta.killed || case.unit && case.full;
+    let canary = case.requires != Some(false) && !case.out.has(case.unit) && admitted;
+    let probes = case.breaker.state == State::HalfOpen && case.breaker.trickle && canary;
     let rules = [
         (case.killed, "kill", Arm::Stable),
         (case.forced.is_some(), "forced", case.forced.unwrap_or(Arm::Stable)),
         (case.phase == Phase::RolledBack, "rolled_back", Arm::Stable),
         (case.phase == Phase::Pending, "pending", Arm::Stable),
+        (probes, "probe", Arm::Canary),
+        (case.breaker.state != State::Closed, "breaker", Arm::Stable),
         (case.requires == Some(false), "requires", Arm::Stable),
         (case.out.has(case.unit), "excluded", Arm::Stable),
         (case.beta.has(case.unit) && !case.beta.killed, "cohort:beta", Arm::Canary),
@@ -80,6 +102,7 @@ fn split(name: &str, weight: Weight) -> Split {
         weight,
         cohorts: Vec::new(),
         requires: None,
+        probe: None,
     }
 }
 
@@ -111,12 +134,15 @@ impl Asker for Request<'_> {
     }
 }
 
+/// Of the rollout: nothing required, or another one, which does or does not have the request on its canary.
+const REQUIRES: [Option<bool>; 3] = [None, Some(false), Some(true)];
 const CHAT: usize = 0;
 const REQUIRED: usize = 1;
 
 fn decided(case: &Case) -> (String, Arm) {
     let mut chat = split("chat", weight_of(case.full));
     chat.phase = case.phase;
+    chat.probe = Some((Bucketer::native("chat.probe"), weight_of(case.breaker.trickle)));
     chat.requires = case.requires.map(|_| REQUIRED);
     chat.cohorts = vec![case.out.cohort("out", true), case.beta.cohort("beta", false)];
     let splits = [chat, split("objects", weight_of(case.requires == Some(true)))];
@@ -124,6 +150,7 @@ fn decided(case: &Case) -> (String, Arm) {
     for (index, _) in [case.out, case.beta].iter().enumerate().filter(|(_, group)| group.killed) {
         bits |= Switches::cohort(index).expect("a cohort's bit").bits();
     }
+    bits |= Switches::NONE.moved_to(case.breaker.state).bits();
     let mut asker = UnitAsker::default().with_switches([Switches::from_bits(bits)]);
     for (name, group) in [("x-out", case.out), ("x-beta", case.beta)] {
         if group.header {
@@ -140,10 +167,10 @@ fn every_combination_follows_the_printed_precedence() {
     for killed in [false, true] {
         for forced in [None, Some(Arm::Stable), Some(Arm::Canary)] {
             for phase in [Phase::Serving, Phase::Pending, Phase::RolledBack] {
-                for requires in [None, Some(false), Some(true)] {
+                for (breaker, requires) in BREAKERS.into_iter().flat_map(|breaker| REQUIRES.map(|it| (breaker, it))) {
                     for (out, beta) in Group::all().flat_map(|out| Group::all().map(move |beta| (out, beta))) {
                         for (unit, full) in [(false, false), (false, true), (true, false), (true, true)] {
-                            let case = Case { killed, forced, phase, requires, out, beta, unit, full };
+                            let case = Case { killed, forced, phase, breaker, requires, out, beta, unit, full };
                             let (reason, arm) = decided(&case);
                             assert_eq!((reason.as_str(), arm), expected(&case), "{case:?}");
                             *seen.entry(reason).or_default() += 1;
@@ -153,7 +180,7 @@ fn every_combination_follows_the_printed_precedence() {
             }
         }
     }
-    assert_eq!(seen.len(), 9, "{seen:?}");
+    assert_eq!(seen.len(), 11, "{seen:?}");
 }
 
 #[test]
@@ -164,6 +191,7 @@ fn switching_a_kill_on_never_moves_anybody_to_the_canary() {
                 killed: false,
                 forced: None,
                 phase: Phase::Serving,
+                breaker: CLOSED,
                 requires: None,
                 out: Group { killed: false, ..out },
                 beta: Group { killed: false, ..beta },
@@ -209,4 +237,66 @@ proptest! {
         prop_assert_eq!(low.reason, high.reason);
         prop_assert!(low.arm == high.arm || (low.arm, high.arm) == (Arm::Stable, Arm::Canary));
     }
+
+    #[test]
+    fn a_breaker_takes_away_and_never_gives(
+        unit in ".{0,20}", weight in 0..=1_000_000_u32, one in 0..=1_000_000_u32, other in 0..=1_000_000_u32,
+        share in 0..=1_000_000_u32, excluded in 0..=1_000_000_u32,
+    ) {
+        let arm = Bucketer::native("chat");
+        let shared = |name: &str, exclude, share| Cohort {
+            exclude,
+            share: Some((arm.cohort_share(name), ppm(share))),
+            ..Cohort::new(name)
+        };
+        let at = |state, trickle| {
+            let mut chat = split("chat", ppm(weight));
+            chat.cohorts = vec![shared("beta", false, share), shared("out", true, excluded)];
+            chat.probe = Some((arm.probe_share(), ppm(trickle)));
+            decide(&[chat], 0, &UnitAsker::of(unit.as_str()).with_switches([Switches::NONE.moved_to(state)]))
+        };
+        let breaker = Decision { arm: Arm::Stable, reason: Reason::Breaker };
+        let probe = Decision { arm: Arm::Canary, reason: Reason::Probe };
+        prop_assert_eq!(at(State::Open, one), breaker);
+
+        let closed = at(State::Closed, one);
+        let (narrow, wide) = (at(State::HalfOpen, one.min(other)), at(State::HalfOpen, one.max(other)));
+        for half_open in [narrow, wide] {
+            prop_assert!(half_open == breaker || (half_open == probe && closed.arm == Arm::Canary));
+        }
+        prop_assert!(narrow == wide || wide == probe, "a wider trickle keeps its units");
+        prop_assert_eq!(at(State::HalfOpen, 0), breaker);
+        prop_assert_eq!(at(State::HalfOpen, 1_000_000).arm, closed.arm);
+    }
+}
+
+#[test]
+fn the_trickle_is_its_share_of_the_canary_and_of_no_particular_part_of_it() {
+    let mut chat = split("chat", ppm(500_000));
+    chat.probe = Some((chat.bucketer.probe_share(), ppm(100_000)));
+    let (mut probes, mut low) = (0, 0);
+    for unit in (0..100_000).map(|number| format!("user-{number}")) {
+        let half_open = UnitAsker::of(unit.as_str()).with_switches([Switches::HALF_OPEN]);
+        if decide(std::slice::from_ref(&chat), 0, &half_open).arm == Arm::Canary {
+            probes += 1;
+            low += u32::from(chat.bucketer.bucket(&unit).ppm() < 250_000);
+        }
+    }
+    // A tenth of half of 100,000 units, within five standard deviations of the counts.
+    assert!((4_650..5_350).contains(&probes), "{probes}");
+    assert!((2_250..2_750).contains(&low), "{low} of {probes} have low buckets");
+}
+
+#[test]
+fn without_a_unit_only_the_widest_trickle_probes_and_without_a_trickle_nobody() {
+    let mut chat = split("chat", Weight::ZERO);
+    chat.cohorts = vec![Group { lists: false, header: true, enabled: true, killed: false }.cohort("beta", false)];
+    let mut at = |probe| {
+        chat.probe = probe;
+        let asker = UnitAsker::default().with_header("x-beta", "1").with_switches([Switches::HALF_OPEN]);
+        decide(std::slice::from_ref(&chat), 0, &asker).reason
+    };
+    assert_eq!(at(Some((Bucketer::native("p"), ppm(999_999)))), Reason::Breaker);
+    assert_eq!(at(Some((Bucketer::native("p"), Weight::FULL))), Reason::Probe);
+    assert_eq!(at(None), Reason::Breaker);
 }

@@ -11,8 +11,12 @@
 mod harness;
 
 mod admin;
+mod breaker;
 mod counts;
+mod crossing;
+mod fallback;
 mod headers;
+mod health;
 mod lifecycle;
 mod limits;
 mod overload;

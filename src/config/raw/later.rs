@@ -1,117 +1,12 @@
-//! Sections of the contract that this version reads and checks but does not carry out: breaker, shadow, plan, criteria
-//! sources and notifications, as they are written.
+//! Sections of the contract that this version reads and checks but does not carry out: shadow, plan, criteria sources
+//! and notifications, as they are written.
 
-use crate::config::decode::{Bytes, Decode, Map, Path, Shape, Spot, Switch, Url, section, words};
+use super::BothArms;
+use crate::config::decode::{Bytes, Decode, Map, Path, Shape, Spot, Url, section, words};
 use crate::config::problem::Problems;
 use crate::config::tree::{Kind, Node};
 use crate::rollout::bucket::Weight;
 use std::time::Duration;
-
-section! {
-    /// The local circuit that sends the canary's units to stable when it fails.
-    Breaker {
-        /// `false` switches the whole breaker off.
-        enabled: [optional] bool = "true",
-        /// Failures in a row that trip it; 0 switches the rule off.
-        consecutive_errors: [optional] u32 = "5",
-        /// Requests that wait without any of them being answered.
-        no_answer: [optional] Switch<NoAnswer> = "false",
-        /// Distinct units whose failures a trip needs; 1 switches the guard off.
-        min_units: [optional] u32 = "3",
-        /// Share of a window's requests beyond which a unit's failures do not count.
-        max_unit_share: [optional] Weight = "25%",
-        /// The rule on the share of failures.
-        error_rate: [optional] Switch<ErrorRate> = "{ above = \"50%\", window = \"10s\", min_requests = 20 }",
-        /// The rule on latency.
-        latency: [optional] Switch<Latency> = "false",
-        /// Time until it lets some units probe; doubles with each trip.
-        cooldown: [optional] Duration = "30s",
-        /// Share of canary units let through while probing.
-        probe: [optional] Weight = "1%",
-        /// Trips after which the rollout is rolled back.
-        max_trips: [optional] u32 = "3",
-        /// Whether stable answers a failed canary request.
-        fallback: [optional] Fallback = "safe",
-        /// Whether the canary is spared when stable is as bad.
-        both_arms: [optional] BothArms = "trip",
-    }
-}
-
-section! {
-    /// Requests that wait without any of them being answered.
-    NoAnswer {
-        /// How long they wait.
-        after: [required] Duration,
-        /// How many of them.
-        min_requests: [optional] u32 = "5",
-    }
-}
-
-section! {
-    /// The rule on the share of failures.
-    ErrorRate {
-        /// The limit.
-        above: [required] Weight,
-        /// Over which time.
-        window: [optional] Duration = "10s",
-        /// Requests it needs.
-        min_requests: [optional] u32 = "20",
-    }
-}
-
-section! {
-    /// The rule on latency.
-    Latency {
-        /// Which quantile.
-        quantile: [optional] Quantile = "p99",
-        /// The limit.
-        above: [required] Duration,
-        /// Over which time.
-        window: [optional] Duration = "10s",
-        /// Requests it needs.
-        min_requests: [optional] u32 = "50",
-    }
-}
-
-words! {
-    /// A quantile of latency.
-    Quantile {
-        /// Half of the requests are faster.
-        P50 = "p50",
-        /// 75 %.
-        P75 = "p75",
-        /// 90 %.
-        P90 = "p90",
-        /// 95 %.
-        P95 = "p95",
-        /// 99 %.
-        P99 = "p99",
-        /// 99.9 %.
-        P999 = "p999",
-    }
-}
-
-words! {
-    /// Whether stable answers a failed canary request.
-    Fallback {
-        /// Where that is provably safe.
-        Safe = "safe",
-        /// For idempotent requests as well.
-        Idempotent = "idempotent",
-        /// Never.
-        Off = "off",
-    }
-}
-
-words! {
-    /// What happens when both arms are bad.
-    BothArms {
-        /// The canary is spared, somebody is told.
-        Alert = "alert",
-        /// The canary is blamed.
-        Trip = "trip",
-    }
-}
 
 section! {
     /// The mirrored copy of requests, whose answers never reach a client.

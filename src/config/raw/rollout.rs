@@ -48,8 +48,8 @@ section! {
         cohorts: [optional] Map<Cohort> = "{}",
         /// Which outcomes count as the arm's failure.
         errors: [optional] Errors,
-        /// The local circuit that sends the canary's units to stable when it fails.
-        breaker: [later "a failing canary keeps its share until somebody takes it away"] Breaker,
+        /// The local circuit that sends the canary's units to stable when it fails; on unless it says otherwise.
+        breaker: [optional] Breaker,
         /// The mirrored copy of requests.
         shadow: [later "no request is mirrored"] Shadow,
         /// The plan.

@@ -268,22 +268,21 @@ users = []
 #[test]
 fn what_is_not_carried_out_is_said() {
     let loaded = load_toml(&format!(
-        "{BASE}[rollouts.chat.breaker]\nconsecutive_errors = 3\n[[rollouts.chat.stages]]\nname = \"one\"\nweight = \"10%\"\n"
+        "{BASE}[rollouts.chat.shadow]\nshare = \"5%\"\n[[rollouts.chat.stages]]\nname = \"one\"\nweight = \"10%\"\n"
     ))
     .unwrap();
     let warnings: Vec<&str> = loaded.warnings.iter().map(|warning| warning.message.as_str()).collect();
     assert_eq!(
         warnings,
         [
-            "`rollouts.chat.breaker` is accepted but not carried out by this version: a failing canary keeps its share until \
-             somebody takes it away",
+            "`rollouts.chat.shadow` is accepted but not carried out by this version: no request is mirrored",
             "`rollouts.chat.stages` is accepted but not carried out by this version: a rollout with stages stays pending, and \
              stable serves every unit",
         ]
     );
     let split = &splits(&loaded.config, &Live::default())[0];
     assert_eq!((split.phase, split.weight), (Phase::Pending, Weight::ZERO));
-    assert!(loaded.warnings[0].to_string().starts_with("weir.toml:12:16: warning: `rollouts.chat.breaker`"));
+    assert!(loaded.warnings[0].to_string().starts_with("weir.toml:12:16: warning: `rollouts.chat.shadow`"));
 }
 
 #[test]

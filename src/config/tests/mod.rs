@@ -1,8 +1,10 @@
 //! Text in, problems out: the config as its users meet it.
 
+mod breaker;
 mod changes;
 mod files;
 mod forms;
+mod health;
 mod hostile;
 mod mistakes;
 mod overrides;

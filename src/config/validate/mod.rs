@@ -4,6 +4,7 @@
 //! Called by `load`.
 
 mod context;
+mod health;
 mod later;
 mod listeners;
 mod names;
@@ -31,6 +32,7 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
     let listeners = listeners::listeners(raw, context);
     let upstreams = upstreams::upstreams(raw, defaults, context);
     let rollouts = rollouts::rollouts(raw, context);
+    rollouts::timeouts(raw, &rollouts, &upstreams, context);
     let routes = routes::routes(raw, &rollouts, context);
     later::check(raw, context);
     unused(raw, context);

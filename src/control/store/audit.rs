@@ -53,8 +53,13 @@ fn both(arms: &[ArmReport; 2]) -> Value {
 fn facts(facts: &Facts) -> Value {
     match facts {
         Facts::None => Value::Null,
-        Facts::Standing { state, weight, killed } => {
-            json!({ "state": state.word(), "weight_ppm": weight.ppm(), "killed": killed })
+        Facts::Standing { state, weight, killed, breaker } => {
+            json!({
+                "state": state.word(),
+                "weight_ppm": weight.ppm(),
+                "killed": killed,
+                "breaker": breaker.word(),
+            })
         }
         Facts::Cohort { cohort, enabled, killed } => {
             json!({ "cohort": &**cohort, "enabled": enabled, "killed": killed })
@@ -82,6 +87,7 @@ const LINES_MAX: usize = 50;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::breaker;
     use crate::rollout::bucket::Weight;
     use crate::rollout::report::{Kind, Origin, State};
 
@@ -89,7 +95,7 @@ mod tests {
     fn an_event_tells_old_new_and_numbers_as_objects() {
         let standing = |ppm| {
             let weight = Weight::from_ppm(ppm).unwrap();
-            Facts::Standing { state: State::Running, weight, killed: false }
+            Facts::Standing { state: State::Running, weight, killed: false, breaker: breaker::State::Open }
         };
         let entry = Entry {
             rollout: Some("chat".into()),
@@ -100,7 +106,7 @@ mod tests {
         };
         let arm = ArmReport { requests: 50, errors: 17, p95_ms: Some(1.5), ..ArmReport::default() };
         let event = event(&entry, Wall::from_millis(5), &Numbers::One(Box::new([ArmReport::default(), arm])));
-        assert_eq!(event.new, r#"{"killed":false,"state":"running","weight_ppm":20}"#);
+        assert_eq!(event.new, r#"{"breaker":"open","killed":false,"state":"running","weight_ppm":20}"#);
         let numbers: Value = serde_json::from_str(&event.numbers).unwrap();
         assert_eq!(numbers["canary"]["error_rate"], 0.34);
         assert_eq!(numbers["stable"]["error_rate"], Value::Null);

@@ -227,6 +227,11 @@ fn read(path: &Path) -> Result<(Connection, Vec<super::Save>), ReadError> {
     let wal = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
     wal.map_err(sorted)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(sorted)?;
+    // A version below the first was never written: then nothing is upgraded, and what is read shows what it is.
+    let from = usize::try_from(found.saturating_sub(1)).unwrap_or(UPGRADES.len());
+    for upgrade in UPGRADES.iter().skip(from) {
+        connection.execute_batch(upgrade).map_err(sorted)?;
+    }
     let saves = read_saves(&connection).map_err(sorted)?;
     Ok((connection, saves))
 }
@@ -295,7 +300,19 @@ const FILE_NAME: &str = "weir.db";
 /// Says in the file's header whose it is: "weir" in ASCII.
 const APPLICATION_ID: i64 = 0x7765_6972;
 /// The version of `TABLES`.
-pub const SCHEMA: i64 = 1;
+pub const SCHEMA: i64 = 2;
+/// What leads from a version to the next, the first of them from version 1.
+const UPGRADES: [&str; SCHEMA as usize - 1] = ["
+BEGIN IMMEDIATE;
+ALTER TABLE rollouts ADD COLUMN breaker TEXT NOT NULL DEFAULT 'closed';
+ALTER TABLE rollouts ADD COLUMN trips INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollouts ADD COLUMN trip_level INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollouts ADD COLUMN rolled_back INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollouts ADD COLUMN trip_cause TEXT;
+ALTER TABLE rollouts ADD COLUMN trip_reason TEXT;
+PRAGMA user_version = 2;
+COMMIT;
+"];
 /// How long a start waits for a process that is just ending.
 const BUSY_WHEN_OPENING: Duration = Duration::from_secs(5);
 /// How long a command waits for another process's lock; the control plane stands still meanwhile.
@@ -309,7 +326,13 @@ CREATE TABLE rollouts (
     killed INTEGER NOT NULL,
     kill_actor TEXT,
     kill_reason TEXT,
-    held INTEGER NOT NULL
+    held INTEGER NOT NULL,
+    breaker TEXT NOT NULL DEFAULT 'closed',
+    trips INTEGER NOT NULL DEFAULT 0,
+    trip_level INTEGER NOT NULL DEFAULT 0,
+    rolled_back INTEGER NOT NULL DEFAULT 0,
+    trip_cause TEXT,
+    trip_reason TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE cohort_overrides (
     rollout TEXT NOT NULL,

@@ -23,7 +23,15 @@ fn rollout(name: &str, weight: u32) -> Save {
     let ppm = |ppm| Weight::from_ppm(ppm).unwrap();
     let set = Some(SetWeight { weight: ppm(weight), under: ppm(7) });
     let killed = Some(Origin { actor: "anna".into(), reason: "errors".into() });
-    Save::Rollout { rollout: name.into(), saved: SavedRollout { set, killed, held: true } }
+    let breaker = breaker::Saved {
+        state: State::HalfOpen,
+        trips: 2,
+        level: 3,
+        rolled_back: true,
+        cause: Some(Cause::NoAnswer),
+        reason: Some("no answer in 2s to any of 7 requests".into()),
+    };
+    Save::Rollout { rollout: name.into(), saved: SavedRollout { set, killed, held: true, breaker } }
 }
 
 fn cohort(killed: bool) -> Save {
@@ -182,16 +190,42 @@ fn another_programs_database_and_missing_tables_are_moved_aside() {
     ours.execute_batch("UPDATE rollouts SET weight_ppm = 1000001").unwrap();
     drop(ours);
     assert_moved_aside(folder.path());
+
+    let folder = written();
+    let ours = Connection::open(folder.path().join("weir.db")).unwrap();
+    ours.execute_batch("UPDATE rollouts SET breaker = 'ajar'").unwrap();
+    drop(ours);
+    assert_moved_aside(folder.path());
+}
+
+#[test]
+fn a_database_of_the_first_version_is_read_with_its_breakers_closed() {
+    let folder = written();
+    let older = Connection::open(folder.path().join("weir.db")).unwrap();
+    for column in ["breaker", "trips", "trip_level", "rolled_back", "trip_cause", "trip_reason"] {
+        older.execute_batch(&format!("ALTER TABLE rollouts DROP COLUMN {column}")).unwrap();
+    }
+    older.pragma_update(None, "user_version", 1).unwrap();
+    drop(older);
+    let closed = |save| match save {
+        Save::Rollout { rollout, saved } => {
+            Save::Rollout { rollout, saved: SavedRollout { breaker: breaker::Saved::default(), ..saved } }
+        }
+        other => other,
+    };
+    assert_eq!(known(open(folder.path())), [closed(rollout("chat", 5))]);
+    open(folder.path()).store.write(&[rollout("chat", 6)], &[], true).unwrap();
+    assert_eq!(known(open(folder.path())), [rollout("chat", 6)], "and written as any other from then on");
 }
 
 #[test]
 fn a_newer_schema_is_refused_and_left_alone() {
     let folder = written();
     let newer = Connection::open(folder.path().join("weir.db")).unwrap();
-    newer.pragma_update(None, "user_version", 2).unwrap();
+    newer.pragma_update(None, "user_version", file::SCHEMA + 1).unwrap();
     drop(newer);
     let error = Store::open(folder.path(), NOW).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 2, .. }));
+    assert!(matches!(error, OpenError::Newer { found, .. } if found == file::SCHEMA + 1));
     assert!(error.to_string().contains("newer weir"));
     assert!(names(folder.path()).iter().all(|name| !name.contains("corrupt")));
 }

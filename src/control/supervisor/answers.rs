@@ -2,6 +2,7 @@
 
 use super::super::exposition::{self, Stand};
 use super::super::inbox::Command;
+use super::super::probe::UpstreamReport;
 use super::super::reload::Asker;
 use super::{Denied, Supervisor};
 use crate::clock::Time;
@@ -20,6 +21,7 @@ impl Supervisor {
         match command {
             Command::Change { rollout, input, reply } => drop(reply.send(self.change(&rollout, input))),
             Command::Rollouts { window, reply } => drop(reply.send(self.reports(window))),
+            Command::Upstreams { reply } => drop(reply.send(self.upstreams())),
             Command::Reload { origin, reply } => {
                 self.reloader.want(Asker { origin, quiet: false, reply: Some(reply) });
             }
@@ -56,7 +58,9 @@ impl Supervisor {
         Err(Denied::Invalid { field: "weight".into(), message })
     }
 
-    fn reports(&self, window: Duration) -> Vec<RolloutReport> {
+    /// How every rollout stands, with what has been counted up to now.
+    fn reports(&mut self, window: Duration) -> Vec<RolloutReport> {
+        self.collect();
         let (snapshot, now) = (self.publisher.present(), self.clock.now());
         self.engine.standings().map(|standing| self.report(&standing, snapshot.as_deref(), window, now)).collect()
     }
@@ -84,6 +88,7 @@ impl Supervisor {
             file_weight: plan.weight,
             killed: standing.killed(),
             killed_by_config: plan.killed,
+            breaker: standing.breaker_report(now),
             arms: self.collector.arms(&self.publisher.registry, &plan.name, window, now),
             cohorts: plan.cohorts.iter().map(cohort).collect(),
             generation: self.publisher.generation(),
@@ -102,11 +107,18 @@ impl Supervisor {
             rollout: Arc::clone(&standing.plan.name),
             state: standing.state(),
             weight: standing.weight(),
+            breaker: standing.breaker(),
+            tripped: standing.runtime.tripped,
         };
         let stands: Vec<Stand> = self.engine.standings().map(stand).collect();
         let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);
+        text.push_str(&exposition::upstreams(&self.upstreams()));
         text.push_str(&self.facade.render());
         text
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamReport> {
+        self.prober.report(&self.config, self.publisher.present().as_deref())
     }
 
     /// One line per thing an operator should know.

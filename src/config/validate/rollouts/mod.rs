@@ -1,10 +1,12 @@
 //! Rollouts: who is asked for, how units are hashed, where the arms lead, and cohorts.
 
 mod arms;
+mod breaker;
 mod cohorts;
 mod hash;
 mod units;
 
+pub use breaker::timeouts;
 pub use hash::siphash_key;
 
 use super::{Context, names};
@@ -50,6 +52,7 @@ fn rollout(
     let units = units::units(&key, entry, raw, meant, context);
     let arms = arms::arms(&key, entry, raw, root, context);
     let cohorts = cohorts::cohorts(&key, raw, &bucketer, context);
+    let (breaker, fallback) = breaker::breaker(&key, raw, &arms, context);
     let staged = raw.stages.as_ref().is_some_and(|stages| !stages.value.is_empty());
     let usual = if staged { Weight::FULL } else { Weight::ZERO };
     let weight = raw.weight.as_ref().map_or(usual, |weight| weight.value);
@@ -73,6 +76,7 @@ fn rollout(
             enabled: is(&raw.enabled, true),
             staged,
             cohorts: cohorts.iter().map(cohort_plan).collect(),
+            breaker,
         },
         assign_cookie: raw.assign_cookie.as_ref().map(|cookie| Arc::from(cookie.value.as_str())),
         expose_arm: is(&raw.expose_arm, false),
@@ -83,6 +87,8 @@ fn rollout(
         arms,
         cohorts,
         errors: errors(&key, raw, context),
+        fallback,
+        fallback_by_key: breaker::by_key(raw),
     }
 }
 
