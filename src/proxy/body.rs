@@ -5,6 +5,7 @@ use super::ending::{Boundary, Kind, unavailable};
 use super::fault::Fault;
 use super::lasting::{Asked, Stream};
 use super::observe::Observation;
+use super::pulse::UnderWay;
 use super::{h1, h2};
 use crate::rollout::outcome::End;
 use bytes::Bytes;
@@ -73,6 +74,8 @@ pub struct Body {
     lasting: Lasting,
     /// Why the body has failed, from then until the server is told so.
     cut: Option<Fault>,
+    /// The request's part in what its connection is doing.
+    under_way: Option<UnderWay>,
 }
 
 /// Whether a body lasts.
@@ -117,18 +120,18 @@ type Step = Option<Result<Frame<Bytes>, Cut>>;
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Body { flow: Flow::Fixed(None), observation: None, lasting: Lasting::No, cut: None }
+        Body { flow: Flow::Fixed(None), observation: None, lasting: Lasting::No, cut: None, under_way: None }
     }
 
     /// A body in memory.
     pub fn fixed(bytes: Bytes) -> Self {
         let flow = Flow::Fixed((!bytes.is_empty()).then_some(bytes));
-        Body { flow, observation: None, lasting: Lasting::No, cut: None }
+        Body { flow, observation: None, lasting: Lasting::No, cut: None, under_way: None }
     }
 
     /// The body of an answer with these headers, whose end closes `observation`.
     pub fn observed(flow: Flow, observation: Box<Observation>, headers: &HeaderMap) -> Self {
-        let mut body = Body { flow, observation: Some(observation), lasting: Lasting::No, cut: None };
+        let mut body = Body { flow, observation: Some(observation), lasting: Lasting::No, cut: None, under_way: None };
         if body.is_end_stream() {
             // Nobody polls a body that has ended already.
             body.close(End::Complete);
@@ -137,6 +140,11 @@ impl Body {
             body.lasting = Lasting::Perhaps(Ending { kind, boundary: Boundary::of(kind, headers) }, 0);
         }
         body
+    }
+
+    /// The request is under way on its connection until this body is dropped.
+    pub fn hold(&mut self, under_way: UnderWay) {
+        self.under_way = Some(under_way);
     }
 
     fn close(&mut self, end: End) {
@@ -245,7 +253,11 @@ impl HttpBody for Body {
         if let Some(step) = self.end_early() {
             return Poll::Ready(step);
         }
-        let Poll::Ready(frame) = self.flow.poll_frame(cx) else {
+        let polled = self.flow.poll_frame(cx);
+        if let Some(under_way) = &self.under_way {
+            under_way.polled(&polled);
+        }
+        let Poll::Ready(frame) = polled else {
             self.wait(cx);
             return Poll::Pending;
         };

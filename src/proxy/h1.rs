@@ -55,8 +55,8 @@ pub struct Switched {
 
 impl Exchange {
     /// An exchange whose request head is in the link's outbox already.
-    pub fn new(link: Link, lease: Lease, body: Option<Outgoing>, chunked: bool) -> Self {
-        Exchange { link, lease, upload: Upload::new(body, chunked), interim: 0, switches: false }
+    pub fn new(link: Link, lease: Lease, body: Option<Outgoing>, chunked: bool, body_bytes_max: u64) -> Self {
+        Exchange { link, lease, upload: Upload::new(body, chunked, body_bytes_max), interim: 0, switches: false }
     }
 
     /// The same for a request that asks for a WebSocket: then 101 is an answer.

@@ -3,6 +3,7 @@
 //! Everything here belongs to one thread; nothing is locked.
 
 use super::access::{Line, Log};
+use super::admission::Turns;
 use super::budget::Budget;
 use super::lasting::Streams;
 use super::pool::{Pools, UpstreamPool};
@@ -34,6 +35,8 @@ pub struct Worker {
     pub index: usize,
     /// The clock.
     pub clock: Clock,
+    /// Turns for TLS handshakes.
+    pub handshakes: Turns,
     published: Arc<Published<Snapshot>>,
     adopted: RefCell<Rc<Adopted>>,
     pools: RefCell<Pools>,
@@ -120,6 +123,7 @@ impl Worker {
         Worker {
             index,
             clock,
+            handshakes: Turns::default(),
             published,
             adopted: RefCell::new(Rc::new(adopted)),
             pools: RefCell::new(pools),

@@ -16,6 +16,7 @@
 )]
 
 pub mod access;
+mod admission;
 mod attempt;
 mod body;
 mod budget;
@@ -36,6 +37,7 @@ mod link;
 mod local;
 mod observe;
 mod pool;
+mod pulse;
 mod refusal;
 mod replay;
 mod request;
@@ -44,6 +46,7 @@ mod shared;
 mod tunnel;
 mod unit;
 mod upload;
+mod vigil;
 mod watch;
 mod websocket;
 pub mod worker;

@@ -3,6 +3,7 @@
 //! An observation that is dropped unclosed belongs to a client that left.
 
 use super::access;
+use super::admission::Admitted;
 use super::ending::Kind;
 use super::lasting::{Canary, Stream};
 use super::local::{Adopted, Worker};
@@ -36,6 +37,8 @@ pub struct Observation {
     bytes_in: u64,
     bytes_out: u64,
     line: Option<Box<access::Line>>,
+    /// Its places among the requests under way, until the end.
+    admitted: Option<Admitted>,
     closed: bool,
 }
 
@@ -49,6 +52,7 @@ impl Observation {
         started: Time,
         line: Option<Box<access::Line>>,
         mark: impl Fn(usize) -> UnitMark,
+        admitted: Admitted,
     ) -> Box<Self> {
         let snapshot = &*adopted.snapshot;
         let watch = |route| Watches::start(snapshot, worker.index, route, &decisions, mark);
@@ -67,6 +71,7 @@ impl Observation {
             bytes_in: 0,
             bytes_out: 0,
             line,
+            admitted: Some(admitted),
             closed: false,
         };
         observation.each_series(|series, _| series.started.add(1));
@@ -101,7 +106,9 @@ impl Observation {
     /// What follows is counted nowhere, because no decision led there; the access log alone tells of it.
     pub fn hand_over(&mut self, end: End, failure: &'static str, upstream: Option<Arc<str>>) {
         let line = self.line.take();
+        let admitted = self.admitted.take();
         self.close(end);
+        self.admitted = admitted.map(Admitted::off_its_arms);
         self.closed = false;
         self.decisions.clear();
         self.watches = Watches::default();
@@ -164,6 +171,7 @@ impl Observation {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
+        self.admitted = None;
         let now = self.worker.clock.now();
         let outcome = self.outcome(end);
         let class = self.status.map_or(CodeClass::None, |status| CodeClass::of(status.as_u16()));

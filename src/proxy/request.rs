@@ -13,6 +13,7 @@
 //! Each step returns a value or a `Refusal`; no step calls the next. (Step 6, the mirror, has no code yet.)
 
 use super::access::Line;
+use super::admission::Admitted;
 use super::attempt::Way;
 use super::body::{Body, Flow};
 use super::conn::Client;
@@ -101,10 +102,14 @@ impl Exchange<'_> {
 
         let target = target(snapshot, route, &decisions);
         note(line, snapshot, route, &decisions, &target);
+        if body.size_hint().lower() > snapshot.limits.max_body {
+            return Err(Refusal::BodyTooLong);
+        }
+        let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
         let line = line.take();
         let mark = |rollout| asker.mark(rollout);
         let mut observation =
-            Observation::start(self.worker, self.adopted, index, decisions.clone(), self.started, line, mark);
+            Observation::start(self.worker, self.adopted, index, decisions.clone(), self.started, line, mark, admitted);
         let routed = Routed { route, host, trusted, websocket };
         let rewrite = self.rewrite(&routed, &decisions, false);
 

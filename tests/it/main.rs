@@ -24,6 +24,8 @@ mod headers;
 mod health;
 mod lasting;
 mod lifecycle;
+mod limits;
+mod overload;
 mod process;
 mod protocols;
 mod reasons;
