@@ -140,8 +140,10 @@ impl Turns {
 /// A request's place among those of the process, and of each arm it is on.
 pub struct Admitted {
     worker: usize,
-    adopted: Rc<Adopted>,
-    route: usize,
+    /// What the request was decided under.
+    pub adopted: Rc<Adopted>,
+    /// Index of its route there.
+    pub route: usize,
     /// The arms on which it has a place: of the route's first rollouts, as many as are in here, as one bit each.
     places: u8,
     canary: u8,

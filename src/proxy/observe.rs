@@ -46,20 +46,19 @@ impl Observation {
     /// Begins to count a request that was decided; `mark` is asked for its unit where a breaker must know it.
     pub fn start(
         worker: &Rc<Worker>,
-        adopted: &Rc<Adopted>,
-        route: usize,
+        admitted: Admitted,
         decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
         started: Time,
         line: Option<Box<access::Line>>,
         mark: impl Fn(usize) -> UnitMark,
-        admitted: Admitted,
     ) -> Box<Self> {
+        let (adopted, route) = (Rc::clone(&admitted.adopted), admitted.route);
         let snapshot = &*adopted.snapshot;
         let watch = |route| Watches::start(snapshot, worker.index, route, &decisions, mark);
         let watches = snapshot.routes.get(route).map(watch).unwrap_or_default();
         let observation = Observation {
             worker: Rc::clone(worker),
-            adopted: Rc::clone(adopted),
+            adopted,
             route,
             decisions,
             watches,

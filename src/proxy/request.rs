@@ -108,8 +108,7 @@ impl Exchange<'_> {
         let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
         let line = line.take();
         let mark = |rollout| asker.mark(rollout);
-        let mut observation =
-            Observation::start(self.worker, self.adopted, index, decisions.clone(), self.started, line, mark, admitted);
+        let mut observation = Observation::start(self.worker, admitted, decisions.clone(), self.started, line, mark);
         let routed = Routed { route, host, trusted, websocket };
         let rewrite = self.rewrite(&routed, &decisions, false);
 
