@@ -99,6 +99,8 @@ pub struct Route {
     pub rollouts: ArrayVec<RouteRollout, ROLLOUTS_PER_ROUTE_MAX>,
     /// Counts of requests if no rollout applies.
     pub plain: Arc<PerWorker<Series>>,
+    /// Whether a WebSocket may be opened here.
+    pub websocket: bool,
 }
 
 /// One rollout on one route.
@@ -169,6 +171,10 @@ pub struct Rollout {
     pub fallback_by_key: bool,
     /// What came of the canary's failures.
     pub fallbacks: Arc<PerWorker<Fallbacks>>,
+    /// The time within which the canary's long streams end when the canary has lost its share; none leaves them.
+    pub close_streams: Option<Duration>,
+    /// Counts the streams that were ended so.
+    pub streams_closed: Arc<PerWorker<Cell>>,
 }
 
 /// Whether stable answers a request that failed on the canary.
@@ -343,7 +349,7 @@ pub struct Limits {
     pub keep_alive_idle: Duration,
     /// Request body without a byte, where the client is the one to send it.
     pub body_idle: Duration,
-    /// Answer without a byte; `Duration::MAX` is no limit.
+    /// Answer without a byte, or tunnel without one either way; `Duration::MAX` is no limit.
     pub stream_idle: Duration,
     /// Header fields of a request.
     pub max_headers: usize,

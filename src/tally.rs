@@ -232,7 +232,7 @@ impl<T> PerWorker<T> {
 }
 
 /// Every way in which weir refuses a request, in the order of `WorkerCounts::refused`: words of log and metric.
-pub const REFUSALS: [&str; 14] = [
+pub const REFUSALS: [&str; 15] = [
     "bad_host",
     "bad_framing",
     "method",
@@ -247,6 +247,7 @@ pub const REFUSALS: [&str; 14] = [
     "protocol",
     "client_left",
     "client_slow",
+    "websocket",
 ];
 
 /// What may come of a canary's failure where stable may stand in, in the order of `Fallbacks::outcomes`: the `outcome` label
@@ -296,6 +297,8 @@ pub enum GaugeKey {
     UpstreamIdle(Arc<str>),
     /// Ejections of an upstream's endpoints; only ever goes up.
     UpstreamEjections(Arc<str>),
+    /// Long streams that were ended because a rollout's canary had lost its share; only goes up.
+    StreamsClosed(Arc<str>),
 }
 
 impl Registry {

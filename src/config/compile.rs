@@ -134,6 +134,7 @@ fn route(config: &RouteConfig, all: &Config, registry: &mut Registry) -> Route {
         upstream: config.upstream,
         rollouts,
         plain: registry.series(SeriesKey::Plain { route: Arc::clone(&config.name) }),
+        websocket: config.websocket,
     }
 }
 
@@ -170,6 +171,8 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         fallback: config.fallback,
         fallback_by_key: config.fallback_by_key,
         fallbacks: registry.fallbacks(name),
+        close_streams: config.close_streams,
+        streams_closed: registry.gauge(GaugeKey::StreamsClosed(Arc::clone(name))),
     }
 }
 

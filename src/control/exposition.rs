@@ -251,7 +251,7 @@ fn process(text: &mut Text, registry: &Registry) {
             GaugeKey::UpstreamIdle(upstream) => {
                 text.sample("", &[("upstream", upstream), ("state", "idle")], sum(cells));
             }
-            GaugeKey::Connections(_) | GaugeKey::UpstreamEjections(_) => {}
+            GaugeKey::Connections(_) | GaugeKey::StreamsClosed(_) | GaugeKey::UpstreamEjections(_) => {}
         }
     }
     let help = "How often a worker passed an endpoint over for a while because requests to it failed in a row.";
@@ -259,6 +259,13 @@ fn process(text: &mut Text, registry: &Registry) {
     for (key, cells) in registry.all_gauges() {
         if let GaugeKey::UpstreamEjections(upstream) = key {
             text.sample("", &[("upstream", upstream)], sum(cells));
+        }
+    }
+    let help = "Long streams that were ended because the canary had lost its share.";
+    text.family("weir_streams_closed_total", "counter", help);
+    for (key, cells) in registry.all_gauges() {
+        if let GaugeKey::StreamsClosed(rollout) = key {
+            text.sample("", &[("rollout", rollout)], sum(cells));
         }
     }
     text.family("weir_connections", "gauge", "Open client connections, by the listener's address.");

@@ -3,6 +3,7 @@
 use super::local::{Seat, Worker};
 use super::request;
 use super::shared::LocalExecutor;
+use super::tunnel::Tunnel;
 use crate::snapshot::Limits;
 use crate::tally::{Cell as Count, PerWorker};
 use hyper::server::conn::{http1, http2};
@@ -41,10 +42,13 @@ pub struct Client {
     pub secure: bool,
     /// Index of the listener.
     pub listener: usize,
+    /// What the connection becomes when it has answered a request with 101.
+    tunnel: Cell<Option<Box<Tunnel>>>,
 }
 
 impl Client {
-    fn new(peer: SocketAddr, secure: bool, listener: usize) -> Self {
+    /// The client of a connection from that peer.
+    pub fn new(peer: SocketAddr, secure: bool, listener: usize) -> Self {
         // A dual-stack listener sees IPv4 clients as mapped addresses; config and services mean the plain ones.
         let address = peer.ip().to_canonical();
         let address_text = address.to_string();
@@ -52,7 +56,12 @@ impl Client {
             IpAddr::V4(_) => format!("for={address_text}"),
             IpAddr::V6(_) => format!("for=\"[{address_text}]\""),
         };
-        Client { address, address_text, forwarded_for, secure, listener }
+        Client { address, address_text, forwarded_for, secure, listener, tunnel: Cell::default() }
+    }
+
+    /// Makes the connection a tunnel when the answer that is given next has gone out.
+    pub fn switch(&self, tunnel: Tunnel) {
+        self.tunnel.set(Some(Box::new(tunnel)));
     }
 
     /// `https` or `http`.
@@ -149,12 +158,17 @@ where
     let io = TokioIo::new(stream);
     match protocol {
         Protocol::Http1 => {
-            let connection = http1_builder(limits).serve_connection(io, service);
-            run(seat, connection, patience, |connection| connection.graceful_shutdown()).await;
+            let mut connection = http1_builder(limits).serve_connection(io, service);
+            let ended =
+                run(seat, Pin::new(&mut connection), patience, |connection| connection.graceful_shutdown()).await;
+            if let (Ok(()), Some(tunnel)) = (ended, client.tunnel.take()) {
+                let parts = connection.into_parts();
+                tunnel.run(parts.io.into_inner(), parts.read_buf).await;
+            }
         }
         Protocol::Http2 => {
-            let connection = http2_builder(limits).serve_connection(io, service);
-            run(seat, connection, patience, |connection| connection.graceful_shutdown()).await;
+            let connection = pin!(http2_builder(limits).serve_connection(io, service));
+            let _ = run(seat, connection, patience, |connection| connection.graceful_shutdown()).await;
         }
     }
 }
@@ -168,18 +182,22 @@ struct Patience<'a> {
 
 /// Polls a connection to its end and tells it once to finish when the worker drains. One whose first request may be on
 /// its way is told when that has come: hyper would close it at once.
-async fn run<C, E>(seat: &Seat, connection: C, patience: Patience<'_>, finish: impl Fn(Pin<&mut C>))
+async fn run<C, E>(
+    seat: &Seat,
+    mut connection: Pin<&mut C>,
+    patience: Patience<'_>,
+    finish: impl Fn(Pin<&mut C>),
+) -> Result<(), E>
 where
     C: Future<Output = Result<(), E>>,
 {
-    let mut connection = pin!(connection);
     let mut told = false;
     let mut late: Option<Pin<Box<Sleep>>> = None;
     seat.wake_by(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    poll_fn(|cx: &mut Context<'_>| -> Poll<()> {
+    poll_fn(|cx: &mut Context<'_>| -> Poll<Result<(), E>> {
         loop {
-            if connection.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
             }
             if told || !seat.worker().must_finish() {
                 return Poll::Pending;
@@ -191,7 +209,7 @@ where
             finish(connection.as_mut());
         }
     })
-    .await;
+    .await
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {

@@ -4,6 +4,7 @@
 
 use super::access::{Line, Log};
 use super::budget::Budget;
+use super::lasting::Streams;
 use super::pool::{Pools, UpstreamPool};
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
@@ -45,6 +46,8 @@ pub struct Worker {
     accepting: RefCell<Vec<Waker>>,
     /// Told when the last connection is gone.
     empty: Notify,
+    /// The streams that last.
+    pub streams: Streams,
 }
 
 /// A snapshot with this worker's pools for it.
@@ -127,6 +130,7 @@ impl Worker {
             seats: RefCell::default(),
             accepting: RefCell::default(),
             empty: Notify::new(),
+            streams: Streams::default(),
         }
     }
 

@@ -3,10 +3,13 @@
 //! An observation that is dropped unclosed belongs to a client that left.
 
 use super::access;
+use super::ending::Kind;
+use super::lasting::{Canary, Stream};
 use super::local::{Adopted, Worker};
 use super::watch::{Ended, Watches};
 use crate::clock::Time;
 use crate::latch::UnitMark;
+use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason};
 use crate::rollout::outcome::{CodeClass, End, Outcome};
 use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
@@ -107,6 +110,34 @@ impl Observation {
         self.status = None;
         self.grpc_status = None;
         self.line = line.map(|line| Box::new(access::Line { upstream, fallback: Some(failure), error: None, ..*line }));
+    }
+
+    /// Notes on the access line that the answer ended in another way than by itself.
+    pub fn remark(&mut self, word: &'static str) {
+        if let Some(line) = &mut self.line {
+            line.error = Some(word);
+        }
+    }
+
+    /// The worker that counts.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// The rollouts that sent the request to their canaries.
+    pub fn canaries(&self) -> impl Iterator<Item = Canary> {
+        let rollouts = self.route().map(|route| &route.rollouts[..]).unwrap_or_default();
+        rollouts.iter().zip(&self.decisions).filter(|(_, decision)| decision.arm == Arm::Canary).filter_map(
+            |(on_route, decision)| {
+                let rollout = Arc::clone(&self.snapshot().splits.get(on_route.rollout)?.name);
+                Some(Canary { rollout, forced: decision.reason == Reason::Forced })
+            },
+        )
+    }
+
+    /// Puts the answer on the list of the streams that last.
+    pub fn lasting(&self, kind: Kind) -> Stream {
+        Stream::begin(&self.worker, kind, self.started, self.canaries().collect())
     }
 
     /// So many bytes of the answer's body went out.

@@ -41,6 +41,8 @@ pub enum Refusal {
     ClientLeft,
     /// The client stopped sending its body.
     ClientSlow,
+    /// The route takes no WebSockets.
+    WebSocket,
 }
 
 impl Refusal {
@@ -60,6 +62,7 @@ impl Refusal {
             Refusal::Connect | Refusal::Tls | Refusal::Reset | Refusal::Protocol => StatusCode::BAD_GATEWAY,
             Refusal::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Refusal::ClientSlow => StatusCode::REQUEST_TIMEOUT,
+            Refusal::WebSocket => StatusCode::FORBIDDEN,
         }
     }
 
@@ -68,7 +71,7 @@ impl Refusal {
         match self {
             Refusal::ClientLeft | Refusal::ClientSlow => "1",
             Refusal::Timeout => "4",
-            Refusal::Method | Refusal::NoRoute => "12",
+            Refusal::Method | Refusal::NoRoute | Refusal::WebSocket => "12",
             Refusal::BadHost | Refusal::BadFraming | Refusal::UriTooLong => "13",
             Refusal::NoEndpoint | Refusal::Busy => "14",
             Refusal::Connect | Refusal::Tls | Refusal::Reset | Refusal::Protocol => "14",
@@ -127,7 +130,8 @@ mod tests {
         assert_eq!(Refusal::BadHost.word(), "bad_host");
         assert_eq!(Refusal::Busy.word(), "upstream_busy");
         assert_eq!(Refusal::Timeout.word(), "timeout");
-        assert_eq!(Refusal::ClientSlow as usize + 1, REFUSALS.len());
+        assert_eq!(Refusal::WebSocket as usize + 1, REFUSALS.len());
         assert_eq!(Refusal::ClientSlow.word(), "client_slow");
+        assert_eq!(Refusal::WebSocket.word(), "websocket");
     }
 }

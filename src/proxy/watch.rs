@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_is_in_the_run_and_its_failure_in_the_count_by_unit() {
+    fn a_probe_is_in_the_run_and_counted_by_unit_when_it_fails() {
         let snapshot = snapshot(Some(GUARD));
         latch(&snapshot).open();
         latch(&snapshot).half_open(latch(&snapshot).read());
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!((failures(&snapshot), latch(&snapshot).units_seen()), (1, 1));
         Request::start(&snapshot, PROBE).answered(200).ended(Some(200), End::Complete);
         assert_eq!(failures(&snapshot), 0);
-        assert_eq!(count(&snapshot, |units| &units.failures), [1, 1], "in each row");
+        assert_eq!(count(&snapshot, |units| &units.failures), [1, 1]);
     }
 
     #[test]

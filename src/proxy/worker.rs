@@ -1,9 +1,9 @@
 //! A worker: one thread, one current-thread runtime, its own listeners, pools and tallies. Connections never move.
 
 use super::access::Log;
-use super::conn;
 pub use super::local::Drain;
 use super::local::Worker;
+use super::{conn, lasting};
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -96,6 +96,7 @@ async fn run(start: Start) {
         }
     }
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    tokio::task::spawn_local(lasting::watch(Rc::clone(&worker)));
 
     while drain.changed().await.is_ok() {
         let stage = *drain.borrow_and_update();

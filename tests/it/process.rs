@@ -25,13 +25,15 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// `weir serve` as a process of its own; it is killed if a test fails before it ends.
-struct Process {
+pub struct Process {
     child: Child,
-    address: SocketAddr,
+    /// Where clients connect.
+    pub address: SocketAddr,
 }
 
 impl Process {
-    async fn start(file: &Path) -> Process {
+    /// Starts it and waits until it listens.
+    pub async fn start(file: &Path) -> Process {
         Process::start_logging(file, Stdio::null()).await
     }
 
@@ -68,7 +70,7 @@ impl Process {
     }
 
     /// How many descriptors it has open.
-    fn descriptors(&self) -> usize {
+    pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 }

@@ -21,7 +21,7 @@ async fn canary(origin: &Origin) -> Weir {
 /// No breaker, so that every failure reaches its client.
 fn impatient(origin: &Origin) -> Config {
     let config = Config::split(origin, origin).weight("100%").upstreams("response_timeout = \"300ms\"");
-    config.tables("[rollouts.chat.breaker]\nenabled = false")
+    config.tables("[rollouts.chat.breaker]\nenabled = false\nfallback = \"off\"")
 }
 
 /// Waits until so many requests have ended on the canary, then compares the failures by kind.

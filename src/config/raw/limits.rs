@@ -22,7 +22,7 @@ section! {
         body_min_rate: [later "slow bodies are only cut when they stand still"] Bytes = "240B",
         /// Answer that the client does not take.
         write_stall: [later "a client that does not read is not cut off"] Duration = "30s",
-        /// Answer of which the upstream sends no byte.
+        /// Answer of which the upstream sends no byte; WebSocket in which nobody does.
         stream_idle: [optional] OrOff<Duration> = "5m",
         /// Connection to an upstream, TLS included.
         connect_timeout: [optional] Duration = "2s",

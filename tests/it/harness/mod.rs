@@ -12,6 +12,7 @@ pub mod raw;
 pub mod reply;
 pub mod tls;
 pub mod wait;
+pub mod websocket;
 pub mod weir;
 pub mod wire;
 
