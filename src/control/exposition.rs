@@ -199,7 +199,7 @@ fn fallbacks(text: &mut Text, registry: &Registry) {
 }
 
 fn rollouts(text: &mut Text, stands: &[Stand]) {
-    text.family("weir_rollout_weight_ratio", "gauge", "Share of units on the canary, kill aside.");
+    text.family("weir_rollout_weight_ratio", "gauge", "Share of units on the canary, kill and breaker aside.");
     for stand in stands {
         text.sample("", &[("rollout", &stand.rollout)], f64::from(stand.weight.ppm()) / 1e6);
     }

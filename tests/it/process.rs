@@ -116,11 +116,12 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     let (_unread, mut log) = std::io::pipe().expect("a pipe");
     let taken = Arc::new(AtomicU64::new(0));
     let (own, counted) = (log.try_clone().expect("a descriptor"), Arc::clone(&taken));
-    std::thread::spawn(move || {
+    let fill = move || {
         while log.write_all(&[b'.'; 512]).is_ok() {
             counted.fetch_add(1, Ordering::Relaxed);
         }
-    });
+    };
+    std::thread::Builder::new().spawn(fill).expect("a thread");
     settled("a full pipe", 20, || taken.load(Ordering::Relaxed)).await;
 
     let mut process = Process::start_logging(&file, Stdio::from(own)).await;
