@@ -21,7 +21,7 @@ use world::{Kind, Met, World};
 /// Histories unless more are asked for.
 const HISTORIES: u64 = 100_000;
 /// Of those, the ones in which both arms break alike; there are many requests in each.
-const ALIKE: u64 = 2_000;
+const ALIKE: u64 = 1_000;
 
 #[test]
 fn no_history_exposes_more_than_it_may() {

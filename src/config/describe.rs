@@ -144,6 +144,7 @@ fn route(route: &RouteConfig, config: &Config) -> Vec<String> {
         (Some(upstream), false) => format!("-> {} by {}", upstream.name, rollouts.join(", ")),
         (None, _) => format!("-> by {}", rollouts.join(", ")),
     };
+    let to = if route.websocket { to } else { format!("{to}, no WebSockets") };
     vec![route.name.to_string(), matches, to]
 }
 
@@ -188,6 +189,9 @@ fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
             row("state", "pending: this version carries no stages out, everything goes to stable".to_owned())
         }
         _ => {}
+    }
+    if let Some(time) = rollout.close_streams {
+        row("streams", format!("the canary's long ones end within {} of its trip or kill", print_span(time)));
     }
     rows
 }

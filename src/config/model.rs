@@ -194,6 +194,8 @@ pub struct RouteConfig {
     pub upstream: Option<usize>,
     /// Rollouts that apply, in order: an index into `rollouts`, and whether it is the one that chooses the upstream.
     pub rollouts: Vec<(usize, bool)>,
+    /// Whether a WebSocket may be opened there.
+    pub websocket: bool,
 }
 
 /// One rollout.
@@ -225,6 +227,8 @@ pub struct RolloutConfig {
     pub fallback: Fallback,
     /// Whether a request with `Idempotency-Key` counts as idempotent whatever its method.
     pub fallback_by_key: bool,
+    /// The time within which its canary's long streams end when the canary has lost its share; none leaves them.
+    pub close_streams: Option<Duration>,
 }
 
 impl RolloutConfig {

@@ -34,7 +34,9 @@ pub async fn send(
         Err(fault) => return failed(fault, Some(body), false, lease),
     };
     let passed = Rc::<Passed>::default();
-    let Some(request) = prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed) }) else {
+    let Some(request) =
+        prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed), bytes_max: way.limits.max_body })
+    else {
         return failed(Fault::Failed(ErrorKind::Protocol), None, false, lease);
     };
     let mut unsent = None;
@@ -133,8 +135,8 @@ fn prepare(way: &Way<'_>, lease: &Lease, rewrite: &Rewrite<'_>, body: Upload) ->
 }
 
 fn fault_of(error: &hyper::Error, passed: &Passed) -> Fault {
-    if passed.client_left.get() {
-        return Fault::ClientLeft;
+    if let Some(fault) = passed.clients_fault() {
+        return fault;
     }
     Fault::Failed(if error.is_parse() { ErrorKind::Protocol } else { ErrorKind::Reset })
 }
@@ -169,8 +171,7 @@ impl Download {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.idle = None;
-                let left = self.passed.client_left.get();
-                let fault = if left { Fault::ClientLeft } else { Fault::Failed(ErrorKind::Truncated) };
+                let fault = self.passed.clients_fault().unwrap_or(Fault::Failed(ErrorKind::Truncated));
                 Poll::Ready(frame.map(|frame| frame.map_err(|_| self.failed(fault))))
             }
             Poll::Pending => {

@@ -3,6 +3,7 @@
 //! Nothing here is shared with other workers. A pool belongs to an endpoint id and outlives snapshots, so a reload
 //! drops no connection. It never retries: `forward` decides what may be sent again.
 
+use super::admission::is_exhaustion;
 use super::ejection::{Ejection, Era, leaves_half};
 use super::fault::Fault;
 use super::link::{Io, Link, Place, Quota};
@@ -313,14 +314,19 @@ impl Lease {
         let opened = timeout(upstream.connect_timeout, self.open(upstream)).await;
         let io = opened.unwrap_or(Err(Fault::Failed(ErrorKind::Connect)));
         let now = self.now();
-        self.pool.judge(|ejection| ejection.connected(io.is_ok(), now));
+        if !matches!(io, Err(Fault::Exhausted)) {
+            self.pool.judge(|ejection| ejection.connected(io.is_ok(), now));
+        }
         Ok(Link::new(io?, now, place))
     }
 
     async fn open(&self, upstream: &Upstream) -> Result<Io, Fault> {
         let endpoint = &self.pool.endpoint;
         let connect = TcpStream::connect(endpoint.address).await;
-        let stream = connect.map_err(|_| Fault::Failed(ErrorKind::Connect))?;
+        let stream = connect.map_err(|error| match is_exhaustion(&error) {
+            true => Fault::Exhausted,
+            false => Fault::Failed(ErrorKind::Connect),
+        })?;
         stream.set_nodelay(true).map_err(|_| Fault::Failed(ErrorKind::Connect))?;
         let (Some(tls), Some(name)) = (&upstream.tls, &endpoint.server_name) else {
             return Ok(Io::Plain(stream));

@@ -90,6 +90,8 @@ pub struct Upload {
     pub body: Option<Outgoing>,
     /// How far it has got.
     pub passed: Rc<Passed>,
+    /// Bytes that it may have.
+    pub bytes_max: u64,
 }
 
 /// How far a body has got, seen from outside of it.
@@ -101,6 +103,8 @@ pub struct Passed {
     pub waits_for_client: Cell<bool>,
     /// Whether the client broke off.
     pub client_left: Cell<bool>,
+    /// Whether it sent more than it may.
+    pub too_long: Cell<bool>,
     /// Who looks at the progress.
     watcher: RefCell<Option<Waker>>,
 }
@@ -109,6 +113,15 @@ impl Passed {
     /// The same as one value.
     pub fn progress(&self) -> Progress {
         Progress { taken: self.taken.get(), waits_for_client: self.waits_for_client.get() }
+    }
+
+    /// What the client did to its body, if it was the one to break it.
+    pub fn clients_fault(&self) -> Option<Fault> {
+        match (self.too_long.get(), self.client_left.get()) {
+            (true, _) => Some(Fault::BodyTooLong),
+            (_, true) => Some(Fault::ClientLeft),
+            (false, false) => None,
+        }
     }
 
     /// Wakes this task when the progress is another one: the body is moved by a task of the connection.
@@ -128,15 +141,19 @@ impl Body for Upload {
     type Error = Broken;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Upload { body, passed } = &mut *self;
+        let Upload { body, passed, bytes_max } = &mut *self;
         let Some(body) = body else { return Poll::Ready(None) };
         let before = passed.progress();
-        let polled = Pin::new(body).poll_frame(cx);
+        let mut polled = Pin::new(body).poll_frame(cx);
         passed.waits_for_client.set(polled.is_pending());
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 passed.taken.set(passed.taken.get().saturating_add(length as u64));
+                if passed.taken.get() > *bytes_max {
+                    passed.too_long.set(true);
+                    polled = Poll::Ready(Some(Err(Broken)));
+                }
             }
             Poll::Ready(Some(Err(_))) => passed.client_left.set(true),
             Poll::Ready(None) | Poll::Pending => {}

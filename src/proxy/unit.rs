@@ -293,8 +293,7 @@ mod tests {
         let snapshot = compile(&config, &Live::default(), &mut Registry::new(1), latches, 1);
         let worker = Worker::new(0, Clock::system(), Arc::new(Published::new(1, snapshot)), None);
         let address: IpAddr = peer.parse().expect("an address");
-        let (address_text, forwarded_for) = (peer.to_owned(), String::new());
-        let client = Client { address, address_text, forwarded_for, secure: false, listener: 0 };
+        let client = Client::new((address, 1).into(), false, 0);
         let request =
             headers.iter().fold(http::Request::builder(), |builder, (name, value)| builder.header(*name, *value));
         let (parts, ()) = request.body(()).expect("a request").into_parts();

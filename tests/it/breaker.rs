@@ -212,7 +212,9 @@ async fn a_canary_that_is_well_again_gets_its_share_back_by_way_of_probes() {
 async fn a_share_of_failures_trips_though_no_run_is_long() {
     let (legacy, new) = origins().await;
     let turn = AtomicU64::new(0);
-    new.script(move |_| if turn.fetch_add(1, Ordering::Relaxed) % 2 == 0 { Reply::status(500) } else { Reply::Hello });
+    new.script(
+        move |_| if turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { Reply::status(500) } else { Reply::Hello },
+    );
     let rule = "error_rate = { above = \"30%\", window = \"10s\", min_requests = 20 }";
     let weir = Weir::start(&config(&legacy, &new, rule)).await;
     ask(&weir, 0..40).await;

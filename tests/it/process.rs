@@ -25,13 +25,15 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// `weir serve` as a process of its own; it is killed if a test fails before it ends.
-struct Process {
+pub struct Process {
     child: Child,
-    address: SocketAddr,
+    /// Where clients connect.
+    pub address: SocketAddr,
 }
 
 impl Process {
-    async fn start(file: &Path) -> Process {
+    /// Starts it and waits until it listens.
+    pub async fn start(file: &Path) -> Process {
         Process::start_logging(file, Stdio::null()).await
     }
 
@@ -68,7 +70,7 @@ impl Process {
     }
 
     /// How many descriptors it has open.
-    fn descriptors(&self) -> usize {
+    pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 }
@@ -114,11 +116,12 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     let (_unread, mut log) = std::io::pipe().expect("a pipe");
     let taken = Arc::new(AtomicU64::new(0));
     let (own, counted) = (log.try_clone().expect("a descriptor"), Arc::clone(&taken));
-    std::thread::spawn(move || {
+    let fill = move || {
         while log.write_all(&[b'.'; 512]).is_ok() {
             counted.fetch_add(1, Ordering::Relaxed);
         }
-    });
+    };
+    std::thread::Builder::new().spawn(fill).expect("a thread");
     settled("a full pipe", 20, || taken.load(Ordering::Relaxed)).await;
 
     let mut process = Process::start_logging(&file, Stdio::from(own)).await;

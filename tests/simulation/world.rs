@@ -10,9 +10,7 @@ use weir::clock::Time;
 use weir::latch::{Guard, Latch, UnitMark};
 use weir::rollout::Arm;
 use weir::rollout::assign::{Decision, Phase, Reason, Split, Switches, UnitAsker, decide};
-use weir::rollout::breaker::{
-    Breaker, LatencyRule, Measured, NoAnswerRule, RateRule, Rules, Saved, State, Turn, UNIT_SLOTS,
-};
+use weir::rollout::breaker::{Breaker, LatencyRule, Measured, NoAnswerRule, RateRule, Rules, Saved, State, Turn};
 use weir::rollout::bucket::{Bucketer, Weight};
 use weir::rollout::cohort::{Cohort, UserSet};
 
@@ -71,7 +69,7 @@ struct Unit {
 }
 
 const LOOK: Duration = Duration::from_millis(25);
-const STEPS: usize = 48;
+const STEPS: usize = 40;
 const STEPS_ALIKE: usize = 400;
 
 impl World {
@@ -384,10 +382,9 @@ impl World {
     }
 
     fn waiting_units(&self) -> u32 {
-        let mut slots = [false; UNIT_SLOTS];
         let waiting = self.flights.iter().filter(|flight| flight.role == Role::Canary);
-        waiting.for_each(|flight| slots[flight.mark.slots()[0]] = true);
-        slots.iter().filter(|used| **used).count() as u32
+        // Marks count up from 1 to 60 at most.
+        waiting.fold(0_u64, |units, flight| units | 1 << flight.mark.0).count_ones()
     }
 
     /// All is well from now on: a canary that serves anybody must come back by itself, unless a person is asked for.

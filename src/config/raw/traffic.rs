@@ -68,7 +68,7 @@ section! {
         /// Rollouts that apply, in order; at most one of them may choose the upstream.
         rollouts: [optional] Vec<Spot<String>> = "[]",
         /// `false` refuses websocket upgrades.
-        websocket: [later "upgrades are handled alike on every route"] bool = "true",
+        websocket: [optional] bool = "true",
         /// Longest request body; a longer one is refused with 413. Default: `limits.max_body`.
         max_body: [later "bodies are streamed without a cap"] Bytes,
         /// `true` for long streams, which may be idle longer than `limits.stream_idle`.

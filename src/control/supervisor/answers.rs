@@ -60,8 +60,8 @@ impl Supervisor {
 
     /// How every rollout stands, with what has been counted up to now.
     fn reports(&mut self, window: Duration) -> Vec<RolloutReport> {
-        self.collect();
         let (snapshot, now) = (self.publisher.present(), self.clock.now());
+        self.collector.collect(&self.publisher.registry, now, false);
         self.engine.standings().map(|standing| self.report(&standing, snapshot.as_deref(), window, now)).collect()
     }
 

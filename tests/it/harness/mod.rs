@@ -17,6 +17,7 @@ pub mod relay;
 pub mod reply;
 pub mod tls;
 pub mod wait;
+pub mod websocket;
 pub mod weir;
 pub mod wire;
 
