@@ -16,7 +16,7 @@ use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
     ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
 };
-use crate::tally::{GaugeKey, PerWorker, Registry, Series, SeriesKey};
+use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
 use std::sync::Arc;
 
@@ -27,13 +27,16 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         listeners: config.listeners.iter().map(|it| listener(it, registry)).collect(),
         routes: config.routes.iter().map(|it| route(it, config, registry)).collect(),
         splits: splits(config, live),
-        rollouts: config.rollouts.iter().map(|it| rollout(it, live, registry, latches)).collect(),
+        rollouts: config.rollouts.iter().map(|it| rollout(it, config, live, registry, latches)).collect(),
         upstreams: config.upstreams.iter().map(|it| upstream(it, live, registry)).collect(),
         trusted_proxies: config.trusted_proxies.clone(),
         force: Force { secret: config.force.secret.clone(), trusted: config.force.trusted.clone() },
         limits: config.limits.clone(),
         access_log: config.access_log.keep,
         counts: registry.counts(),
+        in_flight: registry.allowance(AllowanceKey::Requests, config.limits.max_in_flight),
+        connections: registry.allowance(AllowanceKey::Connections, config.limits.max_connections),
+        addresses: registry.addresses(),
     }
 }
 
@@ -100,6 +103,7 @@ fn listener(config: &ListenerConfig, registry: &mut Registry) -> Listener {
         http2: config.http2,
         flags_path: config.flags_path.clone(),
         connections: registry.gauge(GaugeKey::Connections(Arc::clone(&config.label))),
+        counts: registry.listener(&config.label),
     }
 }
 
@@ -115,6 +119,7 @@ fn upstream(config: &UpstreamConfig, live: &Live, registry: &mut Registry) -> Up
         max_connections: config.max_connections,
         active: registry.gauge(GaugeKey::UpstreamActive(Arc::clone(&config.name))),
         idle: registry.gauge(GaugeKey::UpstreamIdle(Arc::clone(&config.name))),
+        ejections: registry.gauge(GaugeKey::UpstreamEjections(Arc::clone(&config.name))),
     }
 }
 
@@ -140,6 +145,7 @@ fn route(config: &RouteConfig, all: &Config, registry: &mut Registry) -> Route {
         upstream: config.upstream,
         rollouts,
         plain: registry.series(SeriesKey::Plain { route: Arc::clone(&config.name) }),
+        websocket: config.websocket,
     }
 }
 
@@ -151,7 +157,7 @@ fn host_pattern(host: &Arc<str>) -> HostPattern {
     }
 }
 
-fn rollout(config: &RolloutConfig, live: &Live, registry: &mut Registry, latches: &Latches) -> Rollout {
+fn rollout(config: &RolloutConfig, all: &Config, live: &Live, registry: &mut Registry, latches: &Latches) -> Rollout {
     let name = &config.plan.name;
     let cohort_series = |cohort: &CohortConfig, registry: &mut Registry| {
         both(|arm| {
@@ -172,10 +178,14 @@ fn rollout(config: &RolloutConfig, live: &Live, registry: &mut Registry, latches
         forced_series: both(|arm| registry.series(SeriesKey::Forced { rollout: Arc::clone(name), arm })),
         probe_series: registry.series(SeriesKey::Probe { rollout: Arc::clone(name) }),
         canary_units: registry.units(name),
+        in_flight: Arm::ALL
+            .map(|arm| registry.allowance(AllowanceKey::Arm(Arc::clone(name), arm), all.limits.max_in_flight_per_arm)),
         guard: config.plan.breaker.as_ref().map(guard),
         fallback: config.fallback,
         fallback_by_key: config.fallback_by_key,
         fallbacks: registry.fallbacks(name),
+        close_streams: config.close_streams,
+        streams_closed: registry.gauge(GaugeKey::StreamsClosed(Arc::clone(name))),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod store;
 mod facade;
 mod inbox;
 mod measure;
+mod probe;
 mod publish;
 mod reload;
 mod resolve;
@@ -19,6 +20,7 @@ mod tests;
 mod watch;
 
 pub use crate::rollout::report::Origin;
+pub use probe::{EndpointReport, UpstreamReport};
 pub use supervisor::{Start, StartError, start};
 
 use crate::latch::Latches;
@@ -97,6 +99,11 @@ impl Handle {
     /// How every rollout stands, over `window`, at most 15 minutes; in config order.
     pub async fn rollouts(&self, window: Duration) -> Result<Vec<RolloutReport>, Denied> {
         self.ask(ANSWER_WITHIN, |reply| Command::Rollouts { window, reply }).await
+    }
+
+    /// How the endpoints of every upstream do; in config order.
+    pub async fn upstreams(&self) -> Result<Vec<UpstreamReport>, Denied> {
+        self.ask(ANSWER_WITHIN, |reply| Command::Upstreams { reply }).await
     }
 
     /// Sets the weight, which then holds until the file's value changes. Within a stage it holds until

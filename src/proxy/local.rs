@@ -3,7 +3,9 @@
 //! Everything here belongs to one thread; nothing is locked.
 
 use super::access::{Line, Log};
+use super::admission::Turns;
 use super::budget::Budget;
+use super::lasting::Streams;
 use super::pool::{Pools, UpstreamPool};
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
@@ -33,6 +35,8 @@ pub struct Worker {
     pub index: usize,
     /// The clock.
     pub clock: Clock,
+    /// Turns for TLS handshakes.
+    pub handshakes: Turns,
     published: Arc<Published<Snapshot>>,
     adopted: RefCell<Rc<Adopted>>,
     pools: RefCell<Pools>,
@@ -45,6 +49,8 @@ pub struct Worker {
     accepting: RefCell<Vec<Waker>>,
     /// Told when the last connection is gone.
     empty: Notify,
+    /// The streams that last.
+    pub streams: Streams,
 }
 
 /// A snapshot with this worker's pools for it.
@@ -117,6 +123,7 @@ impl Worker {
         Worker {
             index,
             clock,
+            handshakes: Turns::default(),
             published,
             adopted: RefCell::new(Rc::new(adopted)),
             pools: RefCell::new(pools),
@@ -127,6 +134,7 @@ impl Worker {
             seats: RefCell::default(),
             accepting: RefCell::default(),
             empty: Notify::new(),
+            streams: Streams::default(),
         }
     }
 

@@ -439,7 +439,8 @@ impl<'a> Standing<'a> {
             last_reason: saved.reason.as_deref().map(str::to_owned),
             cooldown_left: ends.map(|ends| ends.since(now)),
             probe: watching.filter(|_| half_open).map(|breaker| breaker.probe()),
-            note: watching.and_then(|breaker| note(breaker, self.runtime.retry_at)),
+            note: watching
+                .and_then(|breaker| note(breaker, self.runtime.retry_at.filter(|at| now.since(*at) < NOTED_FOR))),
         })
     }
 
@@ -525,6 +526,8 @@ fn note(breaker: &Breaker, retry_at: Option<Time>) -> Option<String> {
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 
+/// How long it is said that something could not be written after it would have been tried again.
+const NOTED_FOR: Duration = Duration::from_secs(1);
 /// What is said where the canary is spared because stable is as sick.
 pub const BOTH_ARMS: &str = "both arms";
 /// A rollout to which nothing happened.

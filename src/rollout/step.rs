@@ -68,7 +68,7 @@ pub fn weight(standing: &Standing<'_>, weight: Weight, origin: Origin) -> Result
     }
     let set = SetWeight { weight, under: standing.plan.weight };
     // What a trigger has halved or paused goes on with the weight that a person gives it.
-    let progress = Progress { state: State::Running, share: None, reason: None, ..standing.saved.progress.clone() };
+    let progress = Progress { state: State::Pending, share: None, reason: None, ..standing.saved.progress.clone() };
     let saved = SavedRollout { set: Some(set), held: false, progress, ..standing.saved.clone() };
     Ok(standing_step(standing, saved, Kind::Weight, origin))
 }

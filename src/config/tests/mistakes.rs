@@ -257,7 +257,8 @@ users = []
             "4:12 rollouts.chat.stages[0].cohorts: there is no cohort \"internl\" | did you mean `internal`?",
             "5:9 rollouts.chat.stages[0].after: there is no stage of `chat` named \"two\" | there is `one`",
             "7:8 rollouts.chat.stages[1].name: another stage is `one` already",
-            "8:10 rollouts.chat.stages[1].weight: is less than in the stage before",
+            "8:10 rollouts.chat.stages[1].weight: is less than the 20% of the stage before, `one` | \
+             a plan goes forwards; triggers take it back",
             "10:16 rollouts.chat.stages[1].max_duration: is shorter than `min_duration`",
             "14:10 rollouts.chat.triggers[0].action: \"rolback\" is none of its words | did you mean `rollback`?",
             "15:11 rollouts.chat.triggers[0].rollout: there is no rollout \"caht\" | did you mean `chat`?",

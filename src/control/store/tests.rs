@@ -225,14 +225,29 @@ fn another_programs_database_and_missing_tables_are_moved_aside() {
 fn a_database_of_the_first_version_is_read_with_its_breakers_closed() {
     let folder = written();
     let older = Connection::open(folder.path().join("weir.db")).unwrap();
-    for column in ["breaker", "trips", "trip_level", "rolled_back", "trip_cause", "trip_reason"] {
+    let second = ["breaker", "trips", "trip_level", "rolled_back", "trip_cause", "trip_reason"];
+    let third = [
+        "state",
+        "stage",
+        "served_ms",
+        "entered_ms",
+        "visit",
+        "approved",
+        "share_ppm",
+        "finished",
+        "went_back_from",
+        "state_reason",
+    ];
+    for column in second.into_iter().chain(third) {
         older.execute_batch(&format!("ALTER TABLE rollouts DROP COLUMN {column}")).unwrap();
     }
+    older.execute_batch("DROP TABLE captures").unwrap();
     older.pragma_update(None, "user_version", 1).unwrap();
     drop(older);
     let closed = |save| match save {
         Save::Rollout { rollout, saved } => {
-            Save::Rollout { rollout, saved: SavedRollout { breaker: breaker::Saved::default(), ..saved } }
+            let (breaker, progress) = (breaker::Saved::default(), Progress::default());
+            Save::Rollout { rollout, saved: SavedRollout { breaker, progress, ..saved } }
         }
         other => other,
     };

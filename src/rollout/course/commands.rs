@@ -148,6 +148,10 @@ impl Stages {
     /// # Errors
     /// If the rollout is under way in a stage that this plan does not have.
     pub fn adopt(&self, progress: &Progress) -> Result<Progress, Denied> {
+        // A rollout that had no stages begins the first one; one that was taken back stays so.
+        if progress.stage.is_none() && !self.list.is_empty() && progress.state != State::RolledBack {
+            return Ok(Progress { visit: progress.visit, ..Progress::default() });
+        }
         let known = progress.stage.as_deref().is_none_or(|stage| self.find(stage).is_some());
         let mut adopted = progress.clone();
         adopted.finished.retain(|stage| self.find(stage).is_some());

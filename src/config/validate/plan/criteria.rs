@@ -54,11 +54,16 @@ pub fn read(
         let place = place_of(spot, sample, context);
         names_exist(key, sample, around, &Spot { value: String::new(), place }, context);
         if let Some(why) = never_known(sample, around, used) {
-            let consequence = if used == Use::Gate { "the gate can never pass" } else { "the trigger can never fire" };
+            let consequence = match (used, sample.origin) {
+                (Use::Gate, Origin::Baseline) => "the gate waits for a baseline that is set by hand",
+                (Use::Gate, _) => "the gate can never pass",
+                (Use::Trigger, _) => "the trigger can never fire",
+            };
             let message = format!("{key}: {why}, so {consequence}");
+            // A baseline can also be set by hand.
             match used {
-                Use::Gate => context.problems.error(place, message),
-                Use::Trigger => context.problems.warning(place, message),
+                Use::Gate if *sample.origin != Origin::Baseline => context.problems.error(place, message),
+                Use::Gate | Use::Trigger => context.problems.warning(place, message),
             };
         }
     }

@@ -117,10 +117,6 @@ fn after(at: &At<'_>, spot: &Spot<String>, context: &mut Context<'_, '_>) -> Opt
         context.problems.error(spot.place, message);
         return None;
     };
-    if rollout == at.rollout {
-        context.problems.error(spot.place, format!("{key}: a rollout's own stages come in their order anyway"));
-        return None;
-    }
     let none: &Map<raw::Rollout> = &Vec::new();
     let rollouts = at.root.rollouts.as_ref().map_or(none, |rollouts| &rollouts.value);
     let reference = Spot { value: rollout.to_owned(), place: spot.place };
