@@ -193,17 +193,7 @@ impl Runner {
         self.lane.relay.disarm();
         self.lane.relay.listen(true).await;
         let happened = self.lane.relay.look(|done| done.fired.len()) > fired || case.step == Step::BeforeAccept;
-        if !happened && !case.pooled && self.lane.relay.look(|done| done.accepted) == accepted {
-            // The connection had ended in the moment before: the request met that end, not the one that it was to meet.
-            self.missed += 1;
-            assert!(self.missed <= 1 + self.asked / 1000, "weir sends on connections that it could know to be dead");
-            let told = matches!(ending, Ending::Answer { status: 502, .. });
-            assert!(told || (self.lane.falls_back && is_right(&ending, &id)), "{ending:?}");
-            return;
-        }
-        if let Err(why) = case.allows(happened, self.lane.falls_back, &ending, &id) {
-            panic!("{why}: {ending:?}");
-        }
+        self.judge(&case, happened, accepted, &ending, &id);
         if happened && case.breaks() {
             // What breaks after an answer may do so after its client has it.
             self.lane.relay.until("the break", |done| done.accepted - done.whole > broken).await;
@@ -213,6 +203,24 @@ impl Runner {
         if case.fault == Fault::Garble {
             // A changed length may have left the two sides at odds about where the next message begins.
             self.refresh().await;
+        }
+    }
+
+    fn judge(&mut self, case: &Case, happened: bool, accepted: u64, ending: &Ending, id: &str) {
+        let told = matches!(ending, Ending::Answer { status: 502..=504, origin: None, .. } | Ending::Cut);
+        if self.next == Next::Eventually && told && (!happened || case.is_harmless()) {
+            // Deadlines are so short here that a busy machine meets them by itself.
+            return;
+        }
+        if !happened && !case.pooled && self.lane.relay.look(|done| done.accepted) == accepted {
+            // The connection had ended in the moment before: the request met that end, not the one that it was to meet.
+            self.missed += 1;
+            assert!(self.missed <= 1 + self.asked / 1000, "weir sends on connections that it could know to be dead");
+            assert!(told || (self.lane.falls_back && is_right(ending, id)), "{ending:?}");
+            return;
+        }
+        if let Err(why) = case.allows(happened, self.lane.falls_back, ending, id) {
+            panic!("{why}: {ending:?}");
         }
     }
 

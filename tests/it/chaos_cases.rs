@@ -146,15 +146,19 @@ impl Case {
         matches!(self.fault, Fault::Reset | Fault::Cut) && self.step != Step::BeforeAccept
     }
 
+    /// Whether the request succeeds all the same.
+    pub fn is_harmless(&self) -> bool {
+        self.step == Step::Answered || matches!(self.fault, Fault::Slow { .. })
+    }
+
     /// Whether the client may see its request end like this; `happened` is whether the fault did, `falls_back` whether
     /// stable may answer instead.
     pub fn allows(&self, happened: bool, falls_back: bool, ending: &Ending, id: &str) -> Result<(), &'static str> {
         let may_succeed = self.may_succeed() || (falls_back && self.method == "GET");
         let right = is_right(ending, id);
-        let harmless = self.step == Step::Answered || matches!(self.fault, Fault::Slow { .. });
         match (ending, self.fault) {
             (Ending::Nothing, _) => Err("no answer at all"),
-            _ if !happened || harmless => right.then_some(()).ok_or("nothing stood in its way"),
+            _ if !happened || self.is_harmless() => right.then_some(()).ok_or("nothing stood in its way"),
             // A changed byte may make any answer; that it has an end is all one can ask.
             (_, Fault::Garble) => Ok(()),
             (Ending::Answer { status: 200, .. }, _) if !right => Err("a wrong or short success"),
