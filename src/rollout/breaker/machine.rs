@@ -505,7 +505,7 @@ impl Windows {
             let part = slow.map_or(0, |units| units[0].iter().copied().map(u64::from).sum());
             let times = &canary.counts.first_byte;
             let share = Share { part, whole: times.count() };
-            arms.canary.push(now, &More { share, units: slow, times: Some(times), units_seen, ..More::default() });
+            arms.canary.push(now, &More { share, units: slow, times: Some(times), units_seen });
             let times = &stable.counts.first_byte;
             let share = Share { part: 0, whole: times.count() };
             arms.stable.push(now, &More { share, times: Some(times), ..More::default() });

@@ -221,7 +221,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let us = micros(self.0);
         let units = [(3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
-        match units.into_iter().find(|(unit, _)| us >= *unit && us % unit == 0) {
+        match units.into_iter().find(|(unit, _)| us >= *unit && us.is_multiple_of(*unit)) {
             Some((unit, name)) => write!(f, "{}{name}", us / unit),
             None => write!(f, "{us}us"),
         }
