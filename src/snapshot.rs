@@ -6,7 +6,7 @@
 use crate::latch::{Guard, Latch};
 use crate::rollout::assign::Split;
 use crate::rollout::outcome::ErrorRules;
-use crate::tally::{Cell, Decisions, PerWorker, Series, Units, WorkerCounts};
+use crate::tally::{Cell, Decisions, Fallbacks, PerWorker, Series, Units, WorkerCounts};
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
@@ -148,6 +148,10 @@ pub struct Rollout {
     pub guard: Option<Guard>,
     /// Whether stable answers a failed canary request.
     pub fallback: Fallback,
+    /// Whether a request with `Idempotency-Key` counts as idempotent whatever its method.
+    pub fallback_by_key: bool,
+    /// What came of the canary's failures.
+    pub fallbacks: Arc<PerWorker<Fallbacks>>,
 }
 
 /// Whether stable answers a request that failed on the canary.

@@ -255,6 +255,18 @@ pub const REFUSALS: [&str; 14] = [
     "client_slow",
 ];
 
+/// What may come of a canary's failure where stable may stand in, in the order of `Fallbacks::outcomes`: the `outcome` label
+/// of `weir_fallbacks_total`.
+pub const FALLBACKS: [&str; 5] = ["answered", "failed", "budget", "unsafe", "too_large"];
+
+/// One worker's counts of what came of the canary's failures of one rollout.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+pub struct Fallbacks {
+    /// By the words of `FALLBACKS`.
+    pub outcomes: [Cell; FALLBACKS.len()],
+}
+
 /// What a worker counts that belongs to no rollout.
 #[repr(align(64))]
 #[derive(Debug, Default)]
@@ -274,6 +286,7 @@ pub struct Registry {
     series: BTreeMap<SeriesKey, Arc<PerWorker<Series>>>,
     decisions: BTreeMap<Arc<str>, Arc<PerWorker<Decisions>>>,
     units: BTreeMap<Arc<str>, Arc<PerWorker<Units>>>,
+    fallbacks: BTreeMap<Arc<str>, Arc<PerWorker<Fallbacks>>>,
     gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
     counts: Arc<PerWorker<WorkerCounts>>,
 }
@@ -297,6 +310,7 @@ impl Registry {
             series: BTreeMap::new(),
             decisions: BTreeMap::new(),
             units: BTreeMap::new(),
+            fallbacks: BTreeMap::new(),
             gauges: BTreeMap::new(),
             counts: Arc::new(PerWorker::new(workers)),
         }
@@ -325,6 +339,12 @@ impl Registry {
         Arc::clone(self.units.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
     }
 
+    /// What came of the canary's failures of that rollout, made if it is new.
+    pub fn fallbacks(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Fallbacks>> {
+        let workers = self.workers;
+        Arc::clone(self.fallbacks.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
     /// The gauge of that key, made if it is new.
     pub fn gauge(&mut self, key: GaugeKey) -> Arc<PerWorker<Cell>> {
         let workers = self.workers;
@@ -341,6 +361,9 @@ impl Registry {
     pub fn retain(&mut self, series: impl Fn(&SeriesKey) -> bool, gauges: impl Fn(&GaugeKey) -> bool) {
         self.series.retain(|key, _| series(key));
         self.gauges.retain(|key, _| gauges(key));
+        // Every rollout that is still there has a series of forced requests.
+        let forced = |rollout: &Arc<str>| SeriesKey::Forced { rollout: Arc::clone(rollout), arm: Arm::Stable };
+        self.fallbacks.retain(|rollout, _| self.series.contains_key(&forced(rollout)));
     }
 
     /// Lets go of a rollout's decision counts, so that the next snapshot gets new ones: its cohorts have new places, or
@@ -357,6 +380,11 @@ impl Registry {
     /// Every rollout's decision counts, for the collector.
     pub fn all_decisions(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<Decisions>>)> {
         self.decisions.iter()
+    }
+
+    /// Every rollout's counts of fallbacks, for the exposition.
+    pub fn all_fallbacks(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<Fallbacks>>)> {
+        self.fallbacks.iter()
     }
 
     /// Every gauge, for the collector.

@@ -167,6 +167,8 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         canary_units: registry.units(name),
         guard: config.plan.breaker.as_ref().map(guard),
         fallback: config.fallback,
+        fallback_by_key: config.fallback_by_key,
+        fallbacks: registry.fallbacks(name),
     }
 }
 

@@ -194,6 +194,8 @@ pub struct RolloutConfig {
     pub errors: ErrorRules,
     /// Whether stable answers what fails on the canary; never where stable is a fixed answer.
     pub fallback: Fallback,
+    /// Whether a request with `Idempotency-Key` counts as idempotent whatever its method.
+    pub fallback_by_key: bool,
 }
 
 impl RolloutConfig {

@@ -10,7 +10,7 @@ use crate::rollout::bucket::Weight;
 use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::report::State;
-use crate::tally::{Cell, GaugeKey, PerWorker, REFUSALS, Registry, SeriesKey};
+use crate::tally::{Cell, FALLBACKS, GaugeKey, PerWorker, REFUSALS, Registry, SeriesKey};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -38,6 +38,7 @@ pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> S
     durations(&mut text, &sums);
     bodies(&mut text, &sums);
     decisions(&mut text, collector);
+    fallbacks(&mut text, registry);
     rollouts(&mut text, stands);
     breakers(&mut text, &sums, stands);
     process(&mut text, registry);
@@ -162,6 +163,18 @@ fn decisions(text: &mut Text, collector: &Collector) {
     text.family("weir_decisions_total", "counter", "Decisions, by arm and reason.");
     for ((rollout, arm, reason), count) in collector.decisions() {
         text.sample("", &[("rollout", &rollout), ("arm", arm.name()), ("reason", &reason)], count);
+    }
+}
+
+fn fallbacks(text: &mut Text, registry: &Registry) {
+    let help =
+        "Failures of the canary that stable might make good, by what came of it; their requests count as the canary's.";
+    text.family("weir_fallbacks_total", "counter", help);
+    for (rollout, cells) in registry.all_fallbacks() {
+        for (index, outcome) in FALLBACKS.iter().enumerate() {
+            let count: u64 = cells.iter().filter_map(|worker| worker.outcomes.get(index)).map(Cell::read).sum();
+            text.sample("", &[("rollout", rollout), ("outcome", outcome)], count);
+        }
     }
 }
 
@@ -358,7 +371,7 @@ mod tests {
     fn every_family_has_help_and_type_and_a_state_is_one_of_all() {
         let mut registry = Registry::new(1);
         let probes = registry.series(SeriesKey::Probe { rollout: "chat".into() });
-        probes.of(0).unwrap().codes[CodeClass::ServerError as usize].add(3);
+        probes.of(0).unwrap().codes[CodeClass::Server as usize].add(3);
         let stand = Stand {
             rollout: "chat".into(),
             state: State::Running,

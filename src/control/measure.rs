@@ -1,16 +1,13 @@
 //! What a breaker looks at: every 25 ms, what both arms did since the last look, from the cells and the latch.
 //!
-//! A rollout that rests costs a glance at its latch. The supervisor calls it; it judges nothing, except whether stable is
-//! so sick at present that the latch must leave a run of failures to the breaker.
+//! A rollout that rests costs a glance at its latch. It judges nothing; the supervisor calls it and hands on what it says.
 
 use super::collect::Moved;
 use crate::clock::Time;
 use crate::latch::Latch;
-use crate::rollout::Arm;
 use crate::rollout::breaker::{Happened, Measured, Rules, State, UNIT_ROWS, UNIT_SLOTS, UnitCounts};
-use crate::rollout::window::Counts;
 use crate::tally::{PerWorker, UnitCells, Units};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,18 +52,6 @@ struct Seen {
     restless: bool,
     failing: bool,
     looked: Time,
-    lately: Lately,
-}
-
-/// Requests and failures of both arms by the second, for as long as stable's sickness is judged by.
-#[derive(Debug, Default)]
-struct Lately(VecDeque<(u64, [Share; 2])>);
-
-/// Requests of which some failed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Share {
-    ended: u64,
-    failed: u64,
 }
 
 impl Measurer {
@@ -93,14 +78,13 @@ impl Measurer {
         let was_restless = std::mem::replace(&mut seen.restless, moved.is_some());
         seen.looked = now;
         let moved = moved.unwrap_or_default();
-        seen.lately.push(now, &moved.arms);
-        subject.latch.mark_stable_sick(seen.lately.stable_is_sick(now));
         seen.probes_started += moved.probes_started;
         seen.started += moved.started;
         seen.answered += moved.answered;
         seen.unanswered += moved.unanswered;
         let [stable, canary] = moved.arms;
-        let fails = canary.failures() > 0;
+        // Probes are counted in the same slots: no other canary request is, while there are any.
+        let fails = canary.failures() > 0 || moved.probes.failures() > 0;
         let failures = match std::mem::replace(&mut seen.failing, fails) || fails {
             true => grown(&mut seen.failures, subject.units, |units| &units.failures),
             false => None,
@@ -145,39 +129,6 @@ impl Seen {
     }
 }
 
-impl Lately {
-    fn push(&mut self, now: Time, arms: &[Counts; 2]) {
-        let second = now.as_secs();
-        while self.0.front().is_some_and(|(of, _)| of + SICK_SECS < second) {
-            self.0.pop_front();
-        }
-        if arms.iter().all(|counts| counts.ended == 0) {
-            return;
-        }
-        if self.0.back().is_none_or(|(of, _)| *of < second) {
-            self.0.push_back((second, [Share::default(); 2]));
-        }
-        let Some((_, shares)) = self.0.back_mut() else { return };
-        for (share, counts) in shares.iter_mut().zip(arms) {
-            share.ended += counts.ended;
-            share.failed += counts.failures();
-        }
-    }
-
-    /// Whether stable fails at least half as often as the canary, and often at all.
-    fn stable_is_sick(&self, now: Time) -> bool {
-        let since = now.as_secs().saturating_sub(SICK_SECS);
-        let [stable, canary] = Arm::ALL.map(|arm| {
-            let shares =
-                self.0.iter().filter(|(second, _)| *second >= since).filter_map(|(_, arms)| arms.get(arm.index()));
-            let (ended, failed) =
-                shares.fold((0, 0), |(ended, failed), share| (ended + share.ended, failed + share.failed));
-            if ended == 0 { 0.0 } else { failed as f64 / ended as f64 }
-        });
-        stable >= SICK_RATE && stable >= canary / 2.0
-    }
-}
-
 /// By how much each slot has grown, all workers together; none if none has.
 fn grown(last: &mut Vec<u64>, units: &PerWorker<Units>, of: impl Fn(&Units) -> &UnitCells) -> Option<Box<UnitCounts>> {
     let now = summed(units, of);
@@ -211,7 +162,3 @@ fn summed(units: &PerWorker<Units>, of: impl Fn(&Units) -> &UnitCells) -> Vec<u6
 const TURN_EVERY: Duration = Duration::from_secs(10);
 /// A rollout that rests is looked at all the same so often, because what was true of the last seconds ends by itself.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
-/// Over how many seconds stable is judged.
-const SICK_SECS: u64 = 10;
-/// From which share of failures on stable counts as sick at all.
-const SICK_RATE: f64 = 0.05;

@@ -46,11 +46,13 @@ pub struct Line {
     pub trace_id: String,
     /// `x-request-id`.
     pub request_id: String,
-    /// What went wrong, if anything.
+    /// How the canary failed, if stable answered in its place; `upstream` is then stable's, `arm` is still the canary.
+    pub fallback: Option<&'static str>,
+    /// What went wrong for the client, if anything.
     pub error: Option<&'static str>,
 }
 
-/// The line as it is written; `fallback` stays false until an arm can stand in for the other.
+/// The line as it is written; `error` is what went wrong for the client, else what stable made good.
 #[derive(Serialize)]
 struct Form<'a> {
     ts: String,
@@ -88,8 +90,8 @@ impl<'a> From<&'a Line> for Form<'a> {
             reason: line.reason.as_deref(),
             trace_id: cut(&line.trace_id),
             request_id: cut(&line.request_id),
-            fallback: false,
-            error: line.error,
+            fallback: line.fallback.is_some(),
+            error: line.error.or(line.fallback),
         }
     }
 }
@@ -172,6 +174,7 @@ mod tests {
             reason: Some("bucket".into()),
             trace_id: "t".into(),
             request_id: "r".into(),
+            fallback: None,
             error: None,
         })
     }

@@ -3,9 +3,9 @@
 use super::fault::{Fault, Progress};
 use super::link::{Link, Place};
 use super::pool::{Lease, UpstreamPool};
+use super::replay::Outgoing;
 use crate::rollout::outcome::ErrorKind;
 use crate::snapshot::{Limits, Upstream};
-use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -28,7 +28,7 @@ pub struct Failed {
     /// Why.
     pub fault: Fault,
     /// The request's body if no byte of the request was sent, so that it may be sent elsewhere.
-    pub unsent: Option<Option<Incoming>>,
+    pub unsent: Option<Option<Outgoing>>,
     /// Whether the connection had been idle and ended without a byte of an answer: what a pooled connection does when
     /// the upstream closes it at the same moment.
     pub stale: bool,

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 /// Where an answer's body comes from.
 pub enum Flow {
@@ -20,6 +20,41 @@ pub enum Flow {
     /// An HTTP/2 upstream.
     H2(h2::Download),
 }
+
+impl Flow {
+    /// Bytes of the request's body that went to the upstream so far.
+    pub fn uploaded(&self) -> u64 {
+        match self {
+            Flow::Fixed(_) => 0,
+            Flow::H1(download) => download.uploaded(),
+            Flow::H2(download) => download.uploaded(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match self {
+            Flow::Fixed(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Flow::H1(download) => download.poll_frame(cx),
+            Flow::H2(download) => download.poll_frame(cx),
+        }
+    }
+
+    /// Takes what has come already, up to a limit, and lets the rest go: a connection whose answer is all there can be used
+    /// again, any other one ends here, or its stream does.
+    pub fn discard(mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut bytes = 0_usize;
+        while let Poll::Ready(Some(Ok(frame))) = self.poll_frame(&mut cx) {
+            bytes = bytes.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            if bytes > DISCARD_BYTES_MAX {
+                break;
+            }
+        }
+    }
+}
+
+/// Bytes of an answer that nobody wants which are read to save its connection; a new one costs less than more of them.
+const DISCARD_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of an answer.
 pub struct Body {
@@ -62,11 +97,7 @@ impl Body {
 
     fn close(&mut self, end: End) {
         if let Some(mut observation) = self.observation.take() {
-            observation.uploaded(match &self.flow {
-                Flow::Fixed(_) => 0,
-                Flow::H1(download) => download.uploaded(),
-                Flow::H2(download) => download.uploaded(),
-            });
+            observation.uploaded(self.flow.uploaded());
             observation.close(end);
         }
     }
@@ -86,12 +117,7 @@ impl HttpBody for Body {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let frame = match &mut self.flow {
-            Flow::Fixed(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Flow::H1(download) => ready!(download.poll_frame(cx)),
-            Flow::H2(download) => ready!(download.poll_frame(cx)),
-        };
-        Poll::Ready(match frame {
+        Poll::Ready(match ready!(self.flow.poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.note(&frame);
                 if self.is_end_stream() {

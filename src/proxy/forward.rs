@@ -1,7 +1,8 @@
 //! Step 7 of the request: pool -> answer or fault, over HTTP/1 or HTTP/2.
 //!
 //! A request is sent again only if no byte of it was sent, or if it is safe, has no body, and met a pooled connection
-//! that the upstream was just closing. Nothing else is ever submitted twice.
+//! that the upstream was just closing. Nothing else is ever submitted twice here; whether stable may be asked for what the
+//! canary did not answer is `fallback`'s to say.
 
 use super::attempt::{Failed, Way, connect};
 use super::body::Flow;
@@ -11,10 +12,10 @@ use super::h2;
 use super::headers::{Rewrite, clean_answer};
 use super::link::Link;
 use super::pool::Lease;
+use super::replay::Outgoing;
 use crate::rollout::outcome::ErrorKind;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 /// An upstream's answer; its body is still on the way.
 pub struct Answer {
@@ -26,44 +27,52 @@ pub struct Answer {
     pub flow: Flow,
 }
 
+/// A request without an answer.
+pub struct Unanswered {
+    /// Why.
+    pub fault: Fault,
+    /// The request's body if no byte of the request was sent, so that it may be sent elsewhere whatever it asks for.
+    pub unsent: Option<Option<Outgoing>>,
+}
+
 /// Sends a request and waits for the answer's head; at most two attempts.
-pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, body: Incoming) -> Result<Answer, Fault> {
-    let mut body = (!body.is_end_stream()).then_some(body);
+pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoing>) -> Result<Answer, Unanswered> {
     let repeatable = body.is_none() && is_safe(&rewrite.parts.method);
-    let mut lease = way.pool.pick(None).ok_or(Fault::NoEndpoint)?;
+    let Some(mut lease) = way.pool.pick(None) else {
+        return Err(Unanswered { fault: Fault::NoEndpoint, unsent: Some(body) });
+    };
     let mut fresh = false;
     for last in [false, true] {
-        let failed = match attempt(way, lease, rewrite, body.take(), fresh).await {
+        let Failed { fault, unsent, stale, lease: tried } = match attempt(way, lease, rewrite, body.take(), fresh).await
+        {
             Ok(answer) => return Ok(answer),
-            Err(failed) => failed,
+            Err(failed) => *failed,
         };
-        let again = failed.unsent.is_some() || (failed.stale && repeatable);
-        if last || !again {
-            return Err(failed.fault);
-        }
-        lease = match failed.fault {
+        let again = unsent.is_some() || (stale && repeatable);
+        let next = match fault {
+            _ if last || !again => None,
             // An endpoint that cannot be reached now will not be a moment later; another may.
-            Fault::Failed(ErrorKind::Connect | ErrorKind::Tls) => {
-                way.pool.pick(Some(&failed.lease)).ok_or(failed.fault)?
-            }
-            Fault::Failed(ErrorKind::Reset) => failed.lease,
-            _ => return Err(failed.fault),
+            Fault::Failed(ErrorKind::Connect | ErrorKind::Tls) => way.pool.pick(Some(&tried)),
+            Fault::Failed(ErrorKind::Reset) => Some(tried),
+            _ => None,
         };
+        let Some(next) = next else { return Err(Unanswered { fault, unsent }) };
+        lease = next;
         // What was pooled beside a connection that had just been closed is likely closed too.
-        fresh = failed.stale;
-        body = failed.unsent.flatten();
+        fresh = stale;
+        body = unsent.flatten();
         if let Some(retries) = way.retries {
             retries.add(1);
         }
     }
-    Err(Fault::NoEndpoint)
+    Err(Unanswered { fault: Fault::NoEndpoint, unsent: None })
 }
 
 async fn attempt(
     way: &Way<'_>,
     lease: Lease,
     rewrite: &Rewrite<'_>,
-    body: Option<Incoming>,
+    body: Option<Outgoing>,
     fresh: bool,
 ) -> Result<Answer, Box<Failed>> {
     if way.upstream.http2 {
@@ -83,7 +92,7 @@ async fn send_h1(
     lease: Lease,
     mut link: Link,
     rewrite: &Rewrite<'_>,
-    body: Option<Incoming>,
+    body: Option<Outgoing>,
 ) -> Result<Answer, Box<Failed>> {
     let length = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
     write_head(&mut link.outbox.bytes, rewrite, &lease, length, body.is_some());
@@ -122,6 +131,6 @@ fn takes_body(method: &Method) -> bool {
 }
 
 /// Methods that change nothing on the server (RFC 9110 §9.2.1), as far as weir lets them through.
-fn is_safe(method: &Method) -> bool {
+pub fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }

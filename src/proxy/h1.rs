@@ -9,12 +9,12 @@ use super::fault::{Fault, Progress};
 use super::head::{Framing, Head, take_head};
 use super::link::Link;
 use super::pool::Lease;
+use super::replay::Outgoing;
 use super::upload::Upload;
 use crate::rollout::outcome::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use http_body::Frame;
-use hyper::body::Incoming;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// An exchange whose request head is in the link's outbox already.
-    pub fn new(link: Link, lease: Lease, body: Option<Incoming>, chunked: bool) -> Self {
+    pub fn new(link: Link, lease: Lease, body: Option<Outgoing>, chunked: bool) -> Self {
         Exchange { link, lease, upload: Upload::new(body, chunked), interim: 0 }
     }
 

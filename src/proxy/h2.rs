@@ -5,6 +5,7 @@ use super::fault::Fault;
 use super::headers::Rewrite;
 use super::link::Place;
 use super::pool::Lease;
+use super::replay::Outgoing;
 use super::shared::{Passed, Shared, Stream, Upload};
 use crate::rollout::outcome::ErrorKind;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ pub async fn send(
     way: &Way<'_>,
     lease: Lease,
     rewrite: &Rewrite<'_>,
-    body: Option<Incoming>,
+    body: Option<Outgoing>,
     fresh: bool,
 ) -> Result<(Parts, Download), Box<Failed>> {
     let failed = |fault, unsent, stale, lease| Err(Box::new(Failed { fault, unsent, stale, lease }));

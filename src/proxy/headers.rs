@@ -6,7 +6,8 @@
 
 use super::conn::Client;
 use super::head::concerns_connection;
-use crate::rollout::assign::{Decision, Split};
+use crate::rollout::Arm;
+use crate::rollout::assign::{Reason, Split};
 use crate::snapshot::ArmRoute;
 use arrayvec::ArrayVec;
 use http::header::{COOKIE, FORWARDED, TE};
@@ -21,6 +22,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The reason that the upstream is told where stable stands in for a canary that failed.
+const FALLBACK: &str = "fallback";
 /// Client-supplied request ids up to this length are passed on.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -113,10 +116,22 @@ pub struct Rewrite<'a> {
     pub host: &'a str,
     /// Its ids.
     pub ids: &'a Ids,
-    /// The decisions on it, with the rollout's split and stage.
-    pub decisions: &'a [(&'a Split, Option<&'a str>, Decision)],
+    /// What the upstream is told of the decisions on it.
+    pub shown: ArrayVec<Shown<'a>, { crate::snapshot::ROLLOUTS_PER_ROUTE_MAX }>,
     /// What the chosen arms set and remove.
     pub arms: ArrayVec<&'a ArmRoute, { crate::snapshot::ROLLOUTS_PER_ROUTE_MAX }>,
+}
+
+/// A decision as the upstream is told of it.
+pub struct Shown<'a> {
+    /// The rollout.
+    pub split: &'a Split,
+    /// Its present stage.
+    pub stage: Option<&'a str>,
+    /// The arm that this upstream stands for.
+    pub arm: Arm,
+    /// Why; none if stable stands in for a canary that failed.
+    pub reason: Option<Reason>,
 }
 
 impl Rewrite<'_> {
@@ -196,16 +211,16 @@ impl Rewrite<'_> {
     /// `x-weir-rollout: chat=canary;stage=canary-10;reason=bucket`, one element per rollout.
     fn write_rollouts(&self, sink: &mut impl Sink) {
         let earlier = self.trusted.then(|| self.parts.headers.get_all(ROLLOUT));
-        if self.decisions.is_empty() && earlier.as_ref().is_none_or(|values| values.iter().next().is_none()) {
+        if self.shown.is_empty() && earlier.as_ref().is_none_or(|values| values.iter().next().is_none()) {
             return;
         }
         sink.field(ROLLOUT.as_str(), |out| {
             let mut separate = earlier.is_some_and(|values| join(values, b", ", out) > 0);
-            for (split, stage, decision) in self.decisions {
+            for Shown { split, stage, arm, reason } in &self.shown {
                 if std::mem::replace(&mut separate, true) {
                     out.extend_from_slice(b", ");
                 }
-                for part in [&split.name, "=", decision.arm.name()] {
+                for part in [&split.name, "=", arm.name()] {
                     out.extend_from_slice(part.as_bytes());
                 }
                 if let Some(stage) = stage {
@@ -213,7 +228,8 @@ impl Rewrite<'_> {
                     out.extend_from_slice(stage.as_bytes());
                 }
                 out.extend_from_slice(b";reason=");
-                out.extend_from_slice(decision.reason.word(split).as_bytes());
+                let word = reason.map_or(FALLBACK.into(), |reason| reason.word(split));
+                out.extend_from_slice(word.as_bytes());
             }
         });
     }

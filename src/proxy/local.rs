@@ -3,6 +3,7 @@
 //! Everything here belongs to one thread; nothing is locked.
 
 use super::access::{Line, Log};
+use super::budget::Budget;
 use super::pool::{Pools, UpstreamPool};
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
@@ -35,6 +36,7 @@ pub struct Worker {
     published: Arc<Published<Snapshot>>,
     adopted: RefCell<Rc<Adopted>>,
     pools: RefCell<Pools>,
+    budgets: RefCell<Budgets>,
     random: RefCell<fastrand::Rng>,
     log: Option<Log>,
     drain: Cell<Drain>,
@@ -51,6 +53,22 @@ pub struct Adopted {
     pub snapshot: Arc<Snapshot>,
     /// The pools, in the snapshot's order of upstreams.
     pub pools: Vec<UpstreamPool>,
+    /// What stable may answer in the canary's place, in the snapshot's order of rollouts.
+    pub budgets: Vec<Rc<RefCell<Budget>>>,
+}
+
+/// The fallback budgets by rollout: a reload neither refills nor exchanges them.
+type Budgets = BTreeMap<Arc<str>, Rc<RefCell<Budget>>>;
+
+/// The budgets of the rollouts that `snapshot` names, in its order; others are forgotten.
+fn budgets(known: &mut Budgets, snapshot: &Snapshot) -> Vec<Rc<RefCell<Budget>>> {
+    let workers = snapshot.counts.iter().count();
+    let names = snapshot.splits.iter().map(|split| &split.name);
+    let of =
+        |name: &Arc<str>| known.get(name).map(Rc::clone).unwrap_or_else(|| Rc::new(RefCell::new(Budget::new(workers))));
+    let present: Vec<_> = names.clone().map(of).collect();
+    *known = names.map(Arc::clone).zip(present.iter().map(Rc::clone)).collect();
+    present
 }
 
 /// The connections that must be told when the worker drains.
@@ -93,13 +111,16 @@ impl Worker {
     pub fn new(index: usize, clock: Clock, published: Arc<Published<Snapshot>>, log: Option<Log>) -> Self {
         let snapshot = published.load();
         let mut pools = Pools::new(index, clock.clone());
-        let adopted = Adopted { pools: pools.adopt(&snapshot), snapshot };
+        let mut known = Budgets::new();
+        let budgets = budgets(&mut known, &snapshot);
+        let adopted = Adopted { pools: pools.adopt(&snapshot), budgets, snapshot };
         Worker {
             index,
             clock,
             published,
             adopted: RefCell::new(Rc::new(adopted)),
             pools: RefCell::new(pools),
+            budgets: RefCell::new(known),
             random: RefCell::new(fastrand::Rng::new()),
             log,
             drain: Cell::new(Drain::No),
@@ -122,7 +143,8 @@ impl Worker {
     fn adopt(&self) {
         let snapshot = self.published.load();
         let pools = self.pools.borrow_mut().adopt(&snapshot);
-        *self.adopted.borrow_mut() = Rc::new(Adopted { snapshot, pools });
+        let budgets = budgets(&mut self.budgets.borrow_mut(), &snapshot);
+        *self.adopted.borrow_mut() = Rc::new(Adopted { snapshot, pools, budgets });
     }
 
     /// 128 random bits for ids that nobody must guess from others but that protect nothing.

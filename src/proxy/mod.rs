@@ -18,8 +18,10 @@
 pub mod access;
 mod attempt;
 mod body;
+mod budget;
 mod chunked;
 mod conn;
+mod fallback;
 mod fault;
 mod flags;
 mod forward;
@@ -32,6 +34,7 @@ mod local;
 mod observe;
 mod pool;
 mod refusal;
+mod replay;
 mod request;
 mod route;
 mod shared;

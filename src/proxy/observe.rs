@@ -14,6 +14,7 @@ use crate::tally::Series;
 use arrayvec::ArrayVec;
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The counting of one request, from its decision to its end.
 pub struct Observation {
@@ -91,6 +92,21 @@ impl Observation {
         if let Some(line) = &mut self.line {
             line.error = Some(word);
         }
+    }
+
+    /// Stable answers in the canary's place from here on: the request is counted as what it was on the canary, at once.
+    /// What follows is counted nowhere, because no decision led there; the access log alone tells of it.
+    pub fn hand_over(&mut self, end: End, failure: &'static str, upstream: Option<Arc<str>>) {
+        let line = self.line.take();
+        self.close(end);
+        self.closed = false;
+        self.decisions.clear();
+        self.watches = Watches::default();
+        self.first_byte = None;
+        self.answered = None;
+        self.status = None;
+        self.grpc_status = None;
+        self.line = line.map(|line| Box::new(access::Line { upstream, fallback: Some(failure), error: None, ..*line }));
     }
 
     /// So many bytes of the answer's body went out.

@@ -6,7 +6,7 @@
 //! 3 unit       who is asking
 //! 4 decide     pure -> arm and reason per rollout
 //! 5 prepare    headers, trace context; a fixed answer returns here
-//! 7 send       pool -> answer or fault
+//! 7 send       pool -> answer or fault; stable instead of a canary that failed, if that is provably safe
 //! 8 observe    wrap the body; at its end: tally and access log; the breaker hears of failures as they are seen
 //! ```
 //!
@@ -16,16 +16,19 @@ use super::access::Line;
 use super::attempt::Way;
 use super::body::{Body, Flow};
 use super::conn::Client;
-use super::forward::{Answer, send};
-use super::headers::{Ids, Rewrite};
+use super::fallback::{Miss, Sent, Sequel, Standby, second};
+use super::forward::{Answer, Unanswered, send};
+use super::headers::{Ids, Rewrite, Shown};
 use super::local::{Adopted, Worker};
 use super::observe::Observation;
 use super::refusal::Refusal;
+use super::replay::{Again, Outgoing, outgoing};
 use super::unit::RequestAsker;
 use super::{flags, route};
 use crate::clock::Time;
-use crate::rollout::assign::{Decision, Split, decide};
-use crate::rollout::outcome::End;
+use crate::rollout::Arm;
+use crate::rollout::assign::{Decision, decide};
+use crate::rollout::outcome::{End, ErrorKind};
 use crate::snapshot::{ArmRoute, ArmTarget, FixedAnswer, ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
 use arrayvec::ArrayVec;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SET_COOKIE};
@@ -34,6 +37,7 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What is known of a request before it is routed.
 struct Exchange<'a> {
@@ -43,6 +47,13 @@ struct Exchange<'a> {
     parts: &'a Parts,
     ids: &'a Ids,
     started: Time,
+}
+
+/// What is known once it is routed.
+struct Routed<'a> {
+    route: &'a Route,
+    host: &'a str,
+    trusted: bool,
 }
 
 /// Decisions of the rollouts on a route, in its order.
@@ -78,7 +89,7 @@ impl Exchange<'_> {
         let trusted = snapshot.trusts(self.client.address);
         let asker = RequestAsker::new(self.worker, snapshot, self.parts, self.client, trusted);
         let of_rollout = |on: &crate::snapshot::RouteRollout| decide(&snapshot.splits, on.rollout, &asker);
-        let decisions: Decisions = route.rollouts.iter().map(of_rollout).collect();
+        let mut decisions: Decisions = route.rollouts.iter().map(of_rollout).collect();
 
         let target = target(snapshot, route, &decisions);
         note(line, snapshot, route, &decisions, &target);
@@ -86,25 +97,28 @@ impl Exchange<'_> {
         let mark = |rollout| asker.mark(rollout);
         let mut observation =
             Observation::start(self.worker, self.adopted, index, decisions.clone(), self.started, line, mark);
-        let shown = shown(snapshot, route, &decisions);
-        let rewrite = Rewrite {
-            parts: self.parts,
-            client: self.client,
-            trusted,
-            host,
-            ids: self.ids,
-            decisions: &shown,
-            arms: arms(snapshot, route, &decisions),
-        };
+        let routed = Routed { route, host, trusted };
+        let rewrite = self.rewrite(&routed, &decisions, false);
 
-        let sent = match target {
-            Target::Fixed(answer) => Ok(fixed(answer, &self.parts.method)),
-            Target::Upstream(upstream) => self.send(upstream, &rewrite, body).await,
-            Target::Nowhere => Err((Refusal::NoEndpoint, End::Complete)),
+        let (sent, failed) = match target {
+            Target::Fixed(answer) => (Ok(fixed(answer, &self.parts.method)), None),
+            Target::Nowhere => (Err(NOWHERE), None),
+            Target::Upstream(upstream) => {
+                let standby = Standby::of(self.adopted, route, &decisions, self.parts, self.started);
+                let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
+                let sent = self.send(upstream, &rewrite, body).await;
+                let failed = standby.filter(|standby| standby.is_failure(self.adopted, &sent));
+                (sent, failed.map(|standby| (standby, again)))
+            }
+        };
+        let sent = match failed {
+            None => sent,
+            // Rare, so its state is not part of every request's.
+            Some(failed) => Box::pin(self.fall_back(&routed, failed, sent, &mut decisions, &mut observation)).await,
         };
         let answer = match sent {
             Ok(answer) => answer,
-            Err((refusal, end)) => {
+            Err(Miss { refusal, end, .. }) => {
                 let gone = refusal == Refusal::ClientLeft;
                 observation.replaced((!gone).then_some(refusal.status()), refusal.word());
                 let answer = self.refusal(refusal);
@@ -123,16 +137,79 @@ impl Exchange<'_> {
         Ok(response)
     }
 
-    async fn send(&self, upstream: usize, rewrite: &Rewrite<'_>, body: Incoming) -> Result<Answer, (Refusal, End)> {
+    async fn send(&self, upstream: usize, rewrite: &Rewrite<'_>, body: Option<Outgoing>) -> Sent {
         let snapshot = &*self.adopted.snapshot;
         let way = match (snapshot.upstreams.get(upstream), self.adopted.pools.get(upstream)) {
             (Some(upstream), Some(pool)) => {
                 let retries = snapshot.counts.of(self.worker.index).map(|counts| &counts.upstream_retries);
                 Way { upstream, pool, limits: &snapshot.limits, retries }
             }
-            _ => return Err((Refusal::NoEndpoint, End::Complete)),
+            _ => return Err(NOWHERE),
         };
-        send(&way, rewrite, body).await.map_err(|fault| (Refusal::from(fault), fault.end()))
+        let sent = send(&way, rewrite, body).await;
+        sent.map_err(|Unanswered { fault, unsent }| Miss { refusal: fault.into(), end: fault.end(), unsent })
+    }
+
+    /// Stable's answer in place of the canary's failure, where that is provably safe; otherwise the failure as it is. The
+    /// canary's part is counted first, as if nobody stood in for it.
+    async fn fall_back(
+        &self,
+        routed: &Routed<'_>,
+        (standby, again): (Standby, Again),
+        sent: Sent,
+        decisions: &mut Decisions,
+        observation: &mut Observation,
+    ) -> Sent {
+        let snapshot = &*self.adopted.snapshot;
+        let stable = decisions.iter().map(|decision| Decision { arm: Arm::Stable, ..*decision }).collect();
+        let Target::Upstream(upstream) = target(snapshot, routed.route, &stable) else { return sent };
+        if let Err(sequel) = standby.permit(self.adopted, &sent, &again, self.worker.clock.now()) {
+            standby.count(self.adopted, self.worker.index, sequel);
+            return sent;
+        }
+        let (end, failure) = match &sent {
+            Ok(answer) => {
+                observation.answered(answer.status, &answer.headers);
+                observation.uploaded(answer.flow.uploaded());
+                (End::Complete, ErrorKind::Status.label())
+            }
+            Err(miss) => {
+                observation.replaced(Some(miss.refusal.status()), miss.refusal.word());
+                (miss.end, miss.refusal.word())
+            }
+        };
+        observation.hand_over(
+            end,
+            failure,
+            snapshot.upstreams.get(upstream).map(|upstream| Arc::clone(&upstream.name)),
+        );
+        let rewrite = self.rewrite(routed, decisions, true);
+        let answered = self.send(upstream, &rewrite, second(sent, again)).await;
+        if let Some(sequel) = Sequel::of(&answered) {
+            standby.count(self.adopted, self.worker.index, sequel);
+        }
+        *decisions = stable;
+        answered
+    }
+
+    /// What the rules for headers look at. With `fallback` every rollout's stable arm applies.
+    fn rewrite<'b>(&'b self, routed: &Routed<'b>, decisions: &Decisions, fallback: bool) -> Rewrite<'b> {
+        let snapshot = &*self.adopted.snapshot;
+        let Routed { route, host, trusted } = *routed;
+        let (mut shown, mut arms) = (ArrayVec::new(), ArrayVec::new());
+        for (on, decision) in route.rollouts.iter().zip(decisions) {
+            let (arm, reason) = match decision.arm {
+                Arm::Canary if fallback => (Arm::Stable, None),
+                arm => (arm, Some(decision.reason)),
+            };
+            let (Some(split), Some(rollout)) = (snapshot.splits.get(on.rollout), snapshot.rollouts.get(on.rollout))
+            else {
+                continue;
+            };
+            shown.push(Shown { split, stage: rollout.stage.as_deref(), arm, reason });
+            arms.extend(rollout.arms.get(arm.index()));
+        }
+        Rewrite { parts: self.parts, client: self.client, trusted, host, ids: self.ids, shown, arms }
     }
 
     /// Counts a refusal and gives its answer.
@@ -170,6 +247,8 @@ impl Exchange<'_> {
     }
 }
 
+/// A request that no arm and no route leads anywhere with; nobody's failure.
+const NOWHERE: Miss = Miss { refusal: Refusal::NoEndpoint, end: End::Complete, unsent: None };
 /// Tells clients their arm.
 const ARM: HeaderName = HeaderName::from_static("x-weir-arm");
 /// How long a browser keeps a minted id: 400 days, the most that browsers allow (RFC 6265bis §5.5).
@@ -195,29 +274,6 @@ fn target<'a>(snapshot: &'a Snapshot, route: &Route, decisions: &Decisions) -> T
 
 fn arm_of(snapshot: &Snapshot, rollout: usize, decision: Decision) -> Option<&ArmRoute> {
     snapshot.rollouts.get(rollout)?.arms.get(decision.arm.index())
-}
-
-/// The chosen arms, whose headers are set and removed.
-fn arms<'a>(
-    snapshot: &'a Snapshot,
-    route: &Route,
-    decisions: &Decisions,
-) -> ArrayVec<&'a ArmRoute, ROLLOUTS_PER_ROUTE_MAX> {
-    let chosen = route.rollouts.iter().zip(decisions);
-    chosen.filter_map(|(on, decision)| arm_of(snapshot, on.rollout, *decision)).collect()
-}
-
-/// What the upstream is told of the decisions.
-fn shown<'a>(
-    snapshot: &'a Snapshot,
-    route: &Route,
-    decisions: &Decisions,
-) -> ArrayVec<(&'a Split, Option<&'a str>, Decision), ROLLOUTS_PER_ROUTE_MAX> {
-    let row = |on: &crate::snapshot::RouteRollout, decision: &Decision| {
-        let stage = snapshot.rollouts.get(on.rollout)?.stage.as_deref();
-        Some((snapshot.splits.get(on.rollout)?, stage, *decision))
-    };
-    route.rollouts.iter().zip(decisions).filter_map(|(on, decision)| row(on, decision)).collect()
 }
 
 /// A fixed answer. Where no body may follow the head, none is given, and its length is stated as HEAD asks.
@@ -272,6 +328,7 @@ fn access_line(worker: &Worker, adopted: &Adopted, client: &Client, parts: &Part
         reason: None,
         trace_id: text(ids.trace()),
         request_id: text(ids.request()),
+        fallback: None,
         error: None,
     }))
 }

@@ -2,12 +2,12 @@
 
 use super::fault::{Fault, Progress};
 use super::link::{Io, Link, Place};
+use super::replay::{Broken, Outgoing};
 use crate::clock::Time;
 use crate::rollout::outcome::ErrorKind;
 use crate::snapshot::Limits;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::{Cell, RefCell};
@@ -80,7 +80,7 @@ impl Shared {
 /// A request body that counts what passes.
 pub struct Upload {
     /// What the client sends.
-    pub body: Option<Incoming>,
+    pub body: Option<Outgoing>,
     /// How far it has got.
     pub passed: Rc<Passed>,
 }
@@ -118,9 +118,9 @@ impl Passed {
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Upload { body, passed } = &mut *self;
         let Some(body) = body else { return Poll::Ready(None) };
         let before = passed.progress();

@@ -3,10 +3,10 @@
 use super::fault::Fault;
 use super::head::may_trail;
 use super::link::Link;
+use super::replay::{Broken, Outgoing};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -18,7 +18,7 @@ const COPY_BYTES_MAX: usize = 8 * 1024;
 /// A request body on its way to the upstream.
 pub struct Upload {
     /// What the client still has to send.
-    pub body: Option<Incoming>,
+    pub body: Option<Outgoing>,
     chunked: bool,
     /// A large piece that is written from where it is, after `outbox`.
     piece: Bytes,
@@ -33,7 +33,7 @@ pub struct Upload {
 
 impl Upload {
     /// A body that is sent after the head in the link's outbox.
-    pub fn new(body: Option<Incoming>, chunked: bool) -> Self {
+    pub fn new(body: Option<Outgoing>, chunked: bool) -> Self {
         Upload { body, chunked, piece: Bytes::new(), written: 0, taken: 0, flushed: false, broken: false }
     }
 
@@ -94,7 +94,7 @@ impl Upload {
         if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
     }
 
-    fn take(&mut self, link: &mut Link, frame: Option<Result<Frame<Bytes>, hyper::Error>>) -> Result<(), Fault> {
+    fn take(&mut self, link: &mut Link, frame: Option<Result<Frame<Bytes>, Broken>>) -> Result<(), Fault> {
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => self.take_data(link, data),

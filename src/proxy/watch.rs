@@ -164,8 +164,8 @@ impl Watch {
         // Units are counted where the series are, at the end, so that both speak of the same requests.
         let slow = rollout.guard.as_ref().and_then(|guard| guard.slow_us).zip(first_us);
         let is_slow = slow.is_some_and(|(limit, us)| us > limit);
-        if self.role == Role::Canary
-            && (self.told || is_slow)
+        // Those of probes too: they are never there in the same era as others.
+        if (self.told || is_slow)
             && rollout.latch.read().era() == self.era
             && let Some(units) = units(rollout, worker)
         {

@@ -167,7 +167,8 @@ pub struct Measured {
     pub stable: Happened,
     /// The canary since the last look.
     pub canary: Happened,
-    /// Probe requests since the last look; only while half-open.
+    /// Probe requests since the last look; only while half-open. They share the cells by unit with the canary's requests,
+    /// of which there are none then, so what those gained may stand here or there.
     pub probes: Happened,
     /// Probe requests that were started, in all; goes only up.
     pub probes_started: u64,

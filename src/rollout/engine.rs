@@ -407,6 +407,7 @@ impl Engine {
                 state => towards_canary.push(Effect::Circuit { rollout, state }),
             }
         }
+        towards_canary.extend(step.handed_back.map(|(rollout, state)| Effect::Circuit { rollout, state }));
         if step.publishes {
             self.effects.push_back(Effect::Publish);
         }

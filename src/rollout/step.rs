@@ -27,12 +27,15 @@ pub struct Step {
     pub entries: Vec<Entry>,
     /// A breaker that takes the place of the rollout's present one.
     pub breaker: Option<(Arc<str>, Box<Breaker>)>,
+    /// A circuit that opened by itself and is handed back: nothing has been recorded of that, and nothing is now.
+    pub handed_back: Option<(Arc<str>, breaker::State)>,
 }
 
 impl Step {
     /// Whether nothing would change.
     pub fn is_empty(&self) -> bool {
-        self.plans.is_none() && self.saves.is_empty() && self.entries.is_empty() && self.breaker.is_none()
+        let Step { plans, saves, entries, breaker, handed_back, .. } = self;
+        plans.is_none() && saves.is_empty() && entries.is_empty() && breaker.is_none() && handed_back.is_none()
     }
 }
 

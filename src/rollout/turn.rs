@@ -14,7 +14,12 @@ pub fn turned(old: &Standing<'_>, after: &breaker::Saved, turns: &[Turn]) -> Ste
     let new = Standing { saved: &saved, ..*old };
     let widens = turns.iter().any(|turn| matches!(turn, Turn::ProbeWidened { .. }));
     let trickles = turns.iter().any(|turn| matches!(turn, Turn::HalfOpen { .. }));
+    let handed_back = turns.iter().find_map(|turn| match turn {
+        Turn::Spared { state, .. } => Some((Arc::clone(rollout), *state)),
+        _ => None,
+    });
     Step {
+        handed_back,
         exposes: widens || new.exposes_beyond(old),
         // The snapshot has the share of those who probe.
         publishes: widens || trickles || new.phase() != old.phase(),
@@ -27,7 +32,8 @@ pub fn turned(old: &Standing<'_>, after: &breaker::Saved, turns: &[Turn]) -> Ste
     }
 }
 
-/// What the trail tells of a turn. That some units probe is no event: it is on the way between two.
+/// What the trail tells of a turn. That some units probe is no event: it is on the way between two. Nor is that a circuit was
+/// handed back: the alert tells why.
 fn told(turn: &Turn, old: &Standing<'_>, new: &Standing<'_>) -> Vec<Entry> {
     let rollout = &new.plan.name;
     let entry = |kind, reason: &str, old, new| Entry {
@@ -51,7 +57,7 @@ fn told(turn: &Turn, old: &Standing<'_>, new: &Standing<'_>) -> Vec<Entry> {
         Turn::BothArms { reason, .. } => {
             vec![entry(Kind::Alert, &format!("{BOTH_ARMS}: {reason}"), old.facts(), new.facts())]
         }
-        Turn::HalfOpen { .. } | Turn::ProbeWidened { .. } => Vec::new(),
+        Turn::HalfOpen { .. } | Turn::ProbeWidened { .. } | Turn::Spared { .. } => Vec::new(),
     }
 }
 

@@ -12,6 +12,8 @@ mod harness;
 
 mod admin;
 mod counts;
+mod crossing;
+mod fallback;
 mod headers;
 mod lifecycle;
 mod process;

@@ -151,10 +151,11 @@ async fn an_http2_upstream_never_sees_more_streams_than_it_allows() {
 }
 
 /// An address that refuses connections; nobody else can take it while this is there.
-struct Refusing(SocketAddr, #[allow(dead_code, reason = "it holds the port")] Socket);
+pub struct Refusing(pub SocketAddr, #[allow(dead_code, reason = "it holds the port")] Socket);
 
 impl Refusing {
-    fn new() -> Refusing {
+    /// A new one.
+    pub fn new() -> Refusing {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
         let address = socket.local_addr().expect("it is bound").as_socket().expect("an IP address");

@@ -218,6 +218,7 @@ mod tests {
             file_weight: Weight::ZERO,
             killed: false,
             killed_by_config: false,
+            breaker: None,
             arms: [arm(1500, 0, 10.0), arm(500, 250, 5.0)],
             cohorts: Vec::new(),
             generation: 1,

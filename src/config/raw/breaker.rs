@@ -29,6 +29,8 @@ section! {
         max_trips: [optional] u32 = "3",
         /// Whether stable answers a failed canary request; never where stable is a fixed answer.
         fallback: [optional] Fallback = "safe",
+        /// Whether a request with an `Idempotency-Key` may be answered by stable although the canary may have acted on it.
+        idempotency_key: [optional] bool = "false",
         /// What happens when stable is as bad: somebody is told, or the canary is blamed all the same.
         both_arms: [optional] BothArms = "alert",
     }

@@ -58,8 +58,12 @@ fn units_from_another_source_are_said_to_be_uncountable() {
 fn a_weight_set_at_run_time_is_where_units_move_from() {
     let config = good(BASE);
     let weight = |ppm| {
-        let word =
-            LiveRollout { phase: Phase::Serving, weight: Weight::from_ppm(ppm).unwrap(), overlays: BTreeMap::new() };
+        let word = LiveRollout {
+            phase: Phase::Serving,
+            weight: Weight::from_ppm(ppm).unwrap(),
+            probe: None,
+            overlays: BTreeMap::new(),
+        };
         Live { rollouts: BTreeMap::from([(Arc::from("chat"), word)]), ..Live::default() }
     };
     let change = between(&config, &weight(500_000), &config, &weight(100_000));

@@ -35,6 +35,28 @@ fn config_with(path: &str, key: &str) -> String {
     value.to_string()
 }
 
+/// What `[rollouts.chat.breaker]` with these keys makes of a failed canary request.
+#[test]
+fn fallback_is_safe_unless_the_breaker_is_off_and_what_is_said_wins() {
+    use crate::snapshot::Fallback::{self, Idempotent, Off, Safe};
+    let of = |keys: &str| -> (Fallback, bool) {
+        let rollout = &good(&format!("{BASE}[rollouts.chat.breaker]\n{keys}")).rollouts[0];
+        (rollout.fallback, rollout.fallback_by_key)
+    };
+    assert_eq!(good(BASE).rollouts[0].fallback, Safe);
+    for (keys, wanted) in [
+        ("", Safe),
+        ("enabled = true", Safe),
+        ("enabled = false", Off),
+        ("fallback = \"off\"", Off),
+        ("fallback = \"idempotent\"", Idempotent),
+        ("enabled = false\nfallback = \"safe\"", Safe),
+    ] {
+        assert_eq!(of(keys), (wanted, false), "{keys}");
+    }
+    assert_eq!(of("idempotency_key = true"), (Safe, true));
+}
+
 fn problems_of(json: &str) -> Vec<Problem> {
     load_text("f", json, Format::Json, Path::new("/nowhere"), &[], &mut UserFiles::default()).unwrap_err()
 }

@@ -16,15 +16,24 @@ impl Supervisor {
         for rollout in &config.rollouts {
             let name = &rollout.plan.name;
             let moved = self.collector.take_moved(name);
-            let (Some(rules), Some(standing)) = (&rollout.plan.breaker, self.engine.standing(name)) else { continue };
-            let (latch, units) = (self.publisher.watch(name), self.publisher.registry.units(name));
+            let Some(state) = self.engine.standing(name).map(|standing| standing.breaker()) else { continue };
+            let latch = self.publisher.watch(name);
+            let Some(rules) = &rollout.plan.breaker else {
+                // A request that began under a breaker may have opened the circuit after that was switched off.
+                if latch.read().state() != state {
+                    self.publisher.circuit(name, state);
+                }
+                continue;
+            };
+            let units = self.publisher.registry.units(name);
             let healthy = self.canary_is_healthy(&config, rollout);
-            let state = standing.breaker();
             let subject = Subject { rollout: name, rules, state, latch: &latch, units: &units, healthy };
             if let Some(measured) = self.measurer.look(&subject, moved, now) {
                 let input = Input::Measured { rollout: Arc::clone(name), measured: Box::new(measured) };
                 // What is denied, because it cannot be written down, comes again by itself.
                 let _ = self.carry_out(input);
+                let breaker = self.engine.standing(name).and_then(|standing| standing.runtime.breaker.as_ref());
+                latch.mark_stable_sick(breaker.is_some_and(|breaker| breaker.stable_sick()));
             }
             latches.push(latch);
         }

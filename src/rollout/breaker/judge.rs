@@ -9,8 +9,9 @@
 use super::ring::{Ring, Share};
 use super::words::{Latency, NoAnswer, Noun, Rate, Run, Text};
 use super::{Cause, LatencyRule, Measured, RateRule, Rules};
-use crate::clock::Time;
 use crate::rollout::histogram::Histogram;
+use crate::rollout::outcome::ErrorKind;
+use crate::rollout::window::Counts;
 use std::time::Duration;
 
 /// Over which time stable is compared with the canary where a rule has no window of its own.
@@ -96,29 +97,50 @@ fn part(count: u64, ppm: u32) -> u64 {
     u64::try_from(u128::from(count) * u128::from(ppm) / 1_000_000).unwrap_or(u64::MAX)
 }
 
-/// The rule on failures in a row. If the latch opened by it, that is that; if it did not because stable failed as well, both
-/// are compared over the last 10 s and over the time of the run, by the worse of the two.
-pub fn run(rules: &Rules, measured: &Measured, since: Time, sides: Sides) -> Option<Crossed> {
+/// Both arms since a run of failures began, look by look: finer than a window's slices, in which a run of milliseconds
+/// would drown.
+#[derive(Clone, Debug, Default)]
+pub struct SinceRun {
+    /// Failures in the run at the last look.
+    pub failures: u32,
+    canary: Share,
+    stable: Share,
+    kinds: [u64; ErrorKind::COUNT],
+}
+
+impl SinceRun {
+    /// Takes a look in at which there was a run; `canary` is what the canary is held to account for.
+    pub fn add(&mut self, measured: &Measured, canary: &Counts) {
+        if measured.run < self.failures {
+            *self = SinceRun::default();
+        }
+        self.failures = measured.run;
+        self.canary.add(Share { part: canary.failures(), whole: canary.ended });
+        let stable = &measured.stable.counts;
+        self.stable.add(Share { part: stable.failures(), whole: stable.ended });
+        self.kinds.iter_mut().zip(canary.errors).for_each(|(sum, count)| *sum = sum.saturating_add(count));
+    }
+}
+
+/// The rule on failures in a row. Whether the latch has opened by it or has left it to this judgement because stable failed
+/// as well: both arms are compared over the last 10 s and since the run began, by the worse of the two.
+pub fn run(rules: &Rules, measured: &Measured, since: &SinceRun, sides: Sides) -> Option<Crossed> {
     let needed = rules.min_units.min(measured.units_seen.max(1));
-    let crossed =
-        rules.consecutive_errors > 0 && measured.run >= rules.consecutive_errors && measured.run_units.max(1) >= needed;
+    let long = rules.consecutive_errors > 0 && measured.run >= rules.consecutive_errors;
+    let crossed = long && measured.run_units.max(1) >= needed;
     if !crossed && !measured.latched {
         return None;
     }
-    // A latch that has opened may have begun to count anew.
-    let (failures, units) = match measured.run >= rules.consecutive_errors {
-        true => (measured.run, measured.run_units.max(1)),
-        false => (rules.consecutive_errors, needed),
-    };
-    let (of_run, kinds) = sides.canary.share_since(since);
-    let (stable_of_run, _) = sides.stable.share_since(since);
-    let stable = sides.stable.share().max(stable_of_run);
-    let canary = sides.canary.share().max(of_run);
+    // The latch may have crossed the limit of a moment ago.
+    let failures = measured.run.max(rules.consecutive_errors).max(1);
+    let units = measured.run_units.max(1);
+    let stable = sides.stable.share().max(since.stable);
+    let canary = sides.canary.share().max(since.canary);
     // The run itself is counted a moment before the requests that it consists of.
     let least = u64::from(failures);
     let canary = Share { part: canary.part.max(least), whole: canary.whole.max(least) };
-    let spared = !measured.latched && rules.spares_both && !stable.is_below_half_of(canary);
-    let limit = rules.consecutive_errors;
+    let spared = rules.spares_both && !stable.is_below_half_of(canary);
+    let (limit, kinds) = (rules.consecutive_errors, since.kinds);
     let text = Run { failures, limit, units, kinds, stable: sides.stable.share(), noun: sides.noun };
     Some(Crossed { cause: Cause::ConsecutiveErrors, spared, text: Text::Run(text) })
 }

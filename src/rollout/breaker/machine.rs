@@ -1,7 +1,7 @@
 //! The states of a breaker and how one leads to the next.
 //!
 //! - **Closed.** The canary's own requests are judged. A rule that is crossed opens the breaker, unless stable is as sick:
-//!   then there is one alert per episode.
+//!   then there is one alert per episode, and a latch that has opened by itself is taken back.
 //! - **Open.** Nothing is judged. After the cooldown it half-opens, or waits on for a healthy endpoint or, once `max_trips`
 //!   is reached, for a person. If a missing endpoint was all there was, it closes as soon as there is one.
 //! - **Half-open.** Probes are judged by the same rules and guards. A crossed rule opens it again. It closes when enough
@@ -17,7 +17,7 @@
 //!
 //! It refuses to know latches, clocks and records: the engine hands in what was measured and carries out the turns.
 
-use super::judge::{self, Crossed, RECENT, Sides};
+use super::judge::{self, Crossed, RECENT, Sides, SinceRun};
 use super::ring::{More, Ring, Share};
 use super::turn::{Saved, Trip, Turn};
 use super::waiting::{Reading, Waiting};
@@ -60,8 +60,8 @@ pub struct Breaker {
     windows: Windows,
     /// The latest look.
     looked: Time,
-    /// The look before the run of failures began, while there is one.
-    run_since: Option<Time>,
+    /// Both arms since the run of failures began, while there is one.
+    since_run: Option<SinceRun>,
     both_arms: Option<Episode>,
     units_seen: u32,
 }
@@ -142,7 +142,7 @@ impl Breaker {
             State::Open | State::HalfOpen => (Stand::Open { since: now, waits: Waits::Cooldown }, State::Open),
         };
         let saved = Saved { state, level: saved.level.min(LEVEL_MAX), ..saved };
-        Breaker { rules, saved, stand, windows, looked: now, run_since: None, both_arms: None, units_seen: 0 }
+        Breaker { rules, saved, stand, windows, looked: now, since_run: None, both_arms: None, units_seen: 0 }
     }
 
     /// Judges what happened since the last look; called every 25 ms. Most looks come to nothing and allocate nothing.
@@ -166,9 +166,6 @@ impl Breaker {
                 self.judge(now, measured, 0, Noun::Probes, &mut turns);
                 turns.extend(self.probed(now, measured));
             }
-        }
-        if measured.run == 0 {
-            self.run_since = None;
         }
         self.looked = now;
         turns
@@ -306,15 +303,11 @@ impl Breaker {
 
     /// The first rule that is crossed to the canary's blame opens it; one that is not to its blame is told once.
     fn judge(&mut self, now: Time, measured: &Measured, waiting: u64, noun: Noun, turns: &mut Vec<Turn>) {
-        if measured.run > 0 && self.run_since.is_none() {
-            self.run_since = Some(self.looked);
-        }
         if !measured.healthy && !measured.latched {
             let (cause, reason) = (Cause::NoHealthyEndpoint, "no healthy endpoint".to_owned());
             return turns.push(Turn::Trip(self.trip(now, cause, reason, false)));
         }
-        let since = self.run_since.unwrap_or(self.looked);
-        let of_run = judge::run(&self.rules, measured, since, self.windows.recent.sides(noun));
+        let of_run = self.of_run(measured, noun);
         let crossed = of_run.into_iter().chain(self.crossed(noun, true));
         let no_answer = judge::no_answer(&self.rules, measured, waiting, &self.windows.recent.stable);
         let mut spared = None;
@@ -325,15 +318,36 @@ impl Breaker {
             }
             spared = spared.or(Some((cause, text)));
         }
+        if measured.latched
+            && let Some((_, text)) = &spared
+        {
+            self.since_run = None;
+            turns.push(Turn::Spared { state: self.saved.state, reason: text.to_string() });
+        }
         match (&mut self.both_arms, spared) {
             (_, None) => {}
             (Some(episode), Some(_)) => episode.last = now,
             (none, Some((cause, text))) => {
-                let reason = format!("both arms: {text}");
+                let reason = text.to_string();
                 *none = Some(Episode { reason: reason.clone(), last: now });
                 turns.push(Turn::BothArms { cause, reason });
             }
         }
+    }
+
+    /// The rule on failures in a row, if it is crossed.
+    fn of_run(&mut self, measured: &Measured, noun: Noun) -> Option<Crossed> {
+        if measured.run == 0 && !measured.latched {
+            self.since_run = None;
+            return None;
+        }
+        let canary = match noun {
+            Noun::Requests => &measured.canary.counts,
+            Noun::Probes => &measured.probes.counts,
+        };
+        let since = self.since_run.get_or_insert_default();
+        since.add(measured, canary);
+        judge::run(&self.rules, measured, since, self.windows.recent.sides(noun))
     }
 
     /// The rules on windows that are crossed; without `floor` also by fewer requests than they ask for.
@@ -412,7 +426,7 @@ impl Breaker {
     fn enter(&mut self, stand: Stand, state: State) {
         (self.stand, self.saved.state) = (stand, state);
         self.windows.clear();
-        self.run_since = None;
+        self.since_run = None;
         self.units_seen = 0;
     }
 
@@ -478,15 +492,16 @@ impl Windows {
     /// Takes one look in. Returns how many requests have waited too long; see `Waiting::push`.
     fn push(&mut self, now: Time, measured: &Measured, canary: &Happened) -> u64 {
         let units_seen = measured.units_seen;
+        let units = canary.failures.as_deref().or(measured.canary.failures.as_deref());
+        let slow = canary.slow.as_deref().or(measured.canary.slow.as_deref());
         let stable = &measured.stable;
-        self.recent.canary.push(now, &More { kinds: canary.counts.errors, ..failures(canary) });
+        self.recent.canary.push(now, &failures(canary));
         self.recent.stable.push(now, &failures(stable));
         if let Some(arms) = &mut self.rate {
-            arms.canary.push(now, &More { units: canary.failures.as_deref(), units_seen, ..failures(canary) });
+            arms.canary.push(now, &More { units, units_seen, ..failures(canary) });
             arms.stable.push(now, &failures(stable));
         }
         if let Some(arms) = &mut self.latency {
-            let slow = canary.slow.as_deref();
             let part = slow.map_or(0, |units| units[0].iter().copied().map(u64::from).sum());
             let times = &canary.counts.first_byte;
             let share = Share { part, whole: times.count() };

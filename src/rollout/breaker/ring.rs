@@ -6,7 +6,6 @@
 use super::{UNIT_ROWS, UNIT_SLOTS, UnitCounts};
 use crate::clock::Time;
 use crate::rollout::histogram::Histogram;
-use crate::rollout::outcome::ErrorKind;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -28,8 +27,6 @@ pub struct Ring {
 pub struct More<'a> {
     /// Requests, and those of them that the rule holds against the arm.
     pub share: Share,
-    /// The latter by kind.
-    pub kinds: [u64; ErrorKind::COUNT],
     /// The latter by unit.
     pub units: Option<&'a UnitCounts>,
     /// Times to the first byte.
@@ -43,7 +40,6 @@ struct Slice {
     /// Which slice since the clock began.
     index: u64,
     share: Share,
-    kinds: [u64; ErrorKind::COUNT],
     units: Option<Box<UnitCounts>>,
     times: Histogram,
     units_seen: u32,
@@ -93,17 +89,6 @@ impl Ring {
         self.share
     }
 
-    /// `share` of the slices from the one that `from` lies in, and the failures among it by kind.
-    pub fn share_since(&self, from: Time) -> (Share, [u64; ErrorKind::COUNT]) {
-        let first = from.as_secs() / self.slice_s;
-        let (mut share, mut kinds) = (Share::default(), [0; ErrorKind::COUNT]);
-        for slice in self.slices.iter().filter(|slice| slice.index >= first) {
-            share.add(slice.share);
-            kinds.iter_mut().zip(slice.kinds).for_each(|(sum, count)| *sum += count);
-        }
-        (share, kinds)
-    }
-
     /// The times to the first byte in the window.
     pub fn times(&self) -> Histogram {
         let mut times = Histogram::default();
@@ -127,7 +112,6 @@ impl Ring {
 impl Slice {
     fn add(&mut self, more: &More) {
         self.share.add(more.share);
-        self.kinds.iter_mut().zip(more.kinds).for_each(|(sum, count)| *sum += count);
         self.units_seen = self.units_seen.max(more.units_seen);
         if let Some(times) = more.times {
             self.times.merge(times);
@@ -174,7 +158,8 @@ pub struct Share {
 }
 
 impl Share {
-    fn add(&mut self, more: Share) {
+    /// Adds requests of another time.
+    pub fn add(&mut self, more: Share) {
         self.part = self.part.saturating_add(more.part);
         self.whole = self.whole.saturating_add(more.whole);
     }

@@ -122,6 +122,8 @@ fn probes_that_fail_open_it_again_by_each_rule() {
     assert_eq!(by_run, "consecutive_errors 5 >= 5 (probes in a row: status_5xx 5; 1 unit; stable 0.0% in 10s)");
     let by_rate = reopens(&|bench| {
         bench.measured.probes = failing(&each(20, 0, 1));
+        // The cells by unit are those of the canary.
+        bench.measured.canary.failures = bench.measured.probes.failures.take();
         bench.look()
     });
     assert_eq!(by_rate, "error_rate 100.0% > 50.0% (20 of 20 probes in 10s; stable without requests)");

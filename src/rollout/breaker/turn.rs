@@ -22,7 +22,7 @@ pub struct Saved {
     pub reason: Option<Arc<str>>,
 }
 
-/// A change of a breaker, to be carried out by the engine. `saved()` has changed with all but the last two.
+/// A change of a breaker, to be carried out by the engine. `saved()` has changed with the first three alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// It opened, from closed or half-open: everything goes to stable.
@@ -46,6 +46,14 @@ pub enum Turn {
         /// Why, in words.
         reason: String,
     },
+    /// The latch has opened by itself, but stable is as sick: the latch goes back to the state that the breaker never left.
+    /// Nothing to be recorded or told; `BothArms` tells it, once.
+    Spared {
+        /// That state.
+        state: State,
+        /// What crossed which limit, in words.
+        reason: String,
+    },
     /// The canary would have tripped, but stable is as sick; once per episode. The state stays.
     BothArms {
         /// The rule that was crossed.
@@ -63,6 +71,7 @@ impl Turn {
             Turn::Trip(_) => Some(State::Open),
             Turn::HalfOpen { .. } => Some(State::HalfOpen),
             Turn::Closed { .. } => Some(State::Closed),
+            Turn::Spared { state, .. } => Some(*state),
             Turn::ProbeWidened { .. } | Turn::BothArms { .. } => None,
         }
     }
@@ -74,6 +83,7 @@ impl Turn {
             | Turn::HalfOpen { reason, .. }
             | Turn::Closed { reason }
             | Turn::ProbeWidened { reason, .. }
+            | Turn::Spared { reason, .. }
             | Turn::BothArms { reason, .. } => reason,
         }
     }

@@ -7,6 +7,7 @@ use crate::rollout::report::State;
 use crate::rollout::standing::{MEMBERS_MAX, UNIT_BYTES_MAX};
 use world::World;
 
+mod breaker;
 mod world;
 
 fn ppm(ppm: u32) -> Weight {
@@ -120,6 +121,7 @@ fn towards_stable_is_published_first_and_towards_the_canary_recorded_first() {
                 Effect::SetLatch { .. } => "set",
                 Effect::ClearLatch { .. } => "clear",
                 Effect::RenewLatch { .. } => "renew",
+                Effect::Circuit { .. } => "circuit",
             });
             match effect {
                 Effect::Record(_) => world.engine.recorded(true).unwrap(),
@@ -328,7 +330,10 @@ fn every_change_of_a_reload_is_told_with_old_and_new() {
     let told: Vec<Kind> = world.trail.iter().map(|entry| entry.kind).collect();
     assert_eq!(told, [Kind::Kill, Kind::Weight, Kind::Cohort, Kind::Reload]);
     assert!(world.trail.iter().all(|entry| entry.origin.actor == "config"));
-    let standing = |weight, killed| Facts::Standing { state: State::Running, weight: ppm(weight), killed };
+    let standing = |weight, killed| {
+        let breaker = super::breaker::State::Closed;
+        Facts::Standing { state: State::Running, weight: ppm(weight), killed, breaker }
+    };
     assert_eq!(world.trail[1].old, standing(100_000, false));
     assert_eq!(world.trail[1].new, standing(200_000, true));
 }
@@ -402,7 +407,7 @@ fn any_history_keeps_weights_owned_kills_killed_and_restarts_alike() {
                 let must_be = plan.killed || killed.contains(&plan.name);
                 assert_eq!(world.killed(&plan.name), must_be, "seed {seed}");
                 let bits = world.latches[world.latch_of[&plan.name]];
-                assert_eq!(bits, standing.switches().bits(), "seed {seed}");
+                assert_eq!(bits, standing.switches().kills().bits(), "seed {seed}");
             }
         }
     }

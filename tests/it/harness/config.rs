@@ -1,4 +1,6 @@
 //! The config that most tests use: one rollout `chat` between `legacy` and `new`, with lines added where a test needs them.
+//!
+//! Its breaker is off unless a test writes one, so that a canary's failure is seen as it is.
 
 use super::Origin;
 use std::fmt;
@@ -102,6 +104,12 @@ impl Config {
         self
     }
 
+    /// `chat`'s breaker, off unless the test has its own.
+    fn breaker(&self) -> &'static str {
+        let own = self.rollout.contains("breaker") || self.tables.contains("[rollouts.chat.breaker");
+        if own { "" } else { "breaker = { enabled = false }" }
+    }
+
     /// With that many data plane threads.
     pub fn workers(mut self, workers: usize) -> Config {
         self.workers = workers;
@@ -118,7 +126,7 @@ impl fmt::Display for Config {
              [admin]\naddress = \"127.0.0.1:0\"\n{}\n\
              [upstreams.legacy]\nendpoints = [\"{}\"]\n{}\n\
              [upstreams.new]\nendpoints = [\"{}\"]\n{}\n\
-             [rollouts.chat]\nunit = [\"header:x-user-id\"]\nweight = \"{}\"\n{}\n\
+             [rollouts.chat]\nunit = [\"header:x-user-id\"]\nweight = \"{}\"\n{}\n{}\n\
              {}\n",
             self.workers,
             self.top,
@@ -130,6 +138,7 @@ impl fmt::Display for Config {
             self.upstreams,
             self.weight,
             self.rollout,
+            self.breaker(),
             self.tables
         )
     }

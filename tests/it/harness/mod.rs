@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod config;
+pub mod frames;
 pub mod metrics;
 pub mod origin;
 pub mod piped;

@@ -88,6 +88,12 @@ pub fn timeouts(
     }
 }
 
+/// Whether a request with `Idempotency-Key` counts as idempotent whatever its method.
+pub fn by_key(raw: &raw::Rollout) -> bool {
+    let breaker = raw.breaker.as_ref();
+    breaker.and_then(|breaker| breaker.value.idempotency_key.as_ref()).is_some_and(|key| key.value)
+}
+
 /// Switched off with the breaker unless it is asked for by name. Never to a fixed answer: that is no service.
 fn fallback(raw: &raw::Breaker, enabled: bool, [stable, _]: &[ArmConfig; 2]) -> Fallback {
     if matches!(stable.to, ArmTo::Respond(_)) {

@@ -89,6 +89,7 @@ fn rollout(
         cohorts,
         errors: errors(&key, raw, context),
         fallback,
+        fallback_by_key: breaker::by_key(raw),
     }
 }
 

@@ -18,12 +18,16 @@ pub struct Published {
     plan: Plan,
     phase: Phase,
     pub weight: Weight,
+    pub probe: Weight,
     latch: usize,
 }
 
 pub struct World {
     pub engine: Engine,
+    /// The kills of each latch; its circuit is the rollout's.
     pub latches: Vec<u64>,
+    pub circuits: BTreeMap<Arc<str>, breaker::State>,
+    pub now: Time,
     pub latch_of: BTreeMap<Arc<str>, usize>,
     pub published: BTreeMap<Arc<str>, Published>,
     pub publications: usize,
@@ -43,6 +47,8 @@ impl World {
         let mut world = World {
             engine: Engine::new(plans, saved, Time::default()),
             latches: Vec::new(),
+            circuits: BTreeMap::new(),
+            now: Time::default(),
             latch_of: BTreeMap::new(),
             published: BTreeMap::new(),
             publications: 0,
@@ -65,8 +71,21 @@ impl World {
     }
 
     pub fn send(&mut self, input: Input) -> Result<(), Refused> {
-        self.engine.handle(input, Time::default())?;
+        self.engine.handle(input, self.now)?;
         self.drain()
+    }
+
+    /// Time passes until a look at `chat` 25 ms later finds this.
+    pub fn look(&mut self, after: Duration, measured: Measured) -> Result<(), Refused> {
+        self.now = self.now + after;
+        self.send(Input::Measured { rollout: "chat".into(), measured: Box::new(measured) })
+    }
+
+    /// Workers see a run of failures and open the circuit by themselves.
+    pub fn run_opens(&mut self) -> Result<(), Refused> {
+        self.circuits.insert("chat".into(), breaker::State::Open);
+        let run = Measured { latched: true, run: 5, run_units: 3, units_seen: 9, healthy: true, ..Measured::default() };
+        self.look(Duration::from_millis(25), run)
     }
 
     fn drain(&mut self) -> Result<(), Refused> {
@@ -117,22 +136,29 @@ impl World {
                 let latch = self.latch(&rollout);
                 self.latches[latch] &= !switches.bits();
             }
+            Effect::Circuit { rollout, state } => drop(self.circuits.insert(rollout, state)),
             Effect::RenewLatch { rollout, switches } => {
+                assert_eq!(switches, switches.kills());
                 self.latches.push(switches.bits());
                 self.latch_of.insert(rollout, self.latches.len() - 1);
             }
             Effect::Publish => {
                 self.publications += 1;
-                let standings: Vec<_> =
-                    self.engine.standings().map(|one| (one.plan.clone(), one.phase(), one.weight())).collect();
+                let of =
+                    |one: Standing<'_>| (one.plan.clone(), one.phase(), one.weight(), one.probe().unwrap_or_default());
+                let standings: Vec<_> = self.engine.standings().map(of).collect();
                 self.published.clear();
-                for (plan, phase, weight) in standings {
+                for (plan, phase, weight, probe) in standings {
                     let latch = self.latch(&plan.name);
-                    self.published.insert(Arc::clone(&plan.name), Published { plan, phase, weight, latch });
+                    self.published.insert(Arc::clone(&plan.name), Published { plan, phase, weight, probe, latch });
                 }
             }
             Effect::Record(_) => unreachable!("handled by drain"),
         }
+    }
+
+    pub fn circuit(&self, rollout: &str) -> breaker::State {
+        self.circuits.get(rollout).copied().unwrap_or_default()
     }
 
     fn latch(&mut self, rollout: &Arc<str>) -> usize {
@@ -147,7 +173,8 @@ impl World {
     pub fn open(&self) -> BTreeMap<Arc<str>, Open> {
         let of = |published: &Published| {
             let switches = Switches::from_bits(self.latches[published.latch]);
-            if switches.killed() || published.phase != Phase::Serving {
+            let circuit = self.circuit(&published.plan.name);
+            if switches.killed() || published.phase != Phase::Serving || circuit == breaker::State::Open {
                 return Open {
                     kept_off: published.plan.cohorts.iter().map(|c| c.name.clone()).collect(),
                     ..Open::default()
@@ -161,7 +188,14 @@ impl World {
                 });
                 on.map(|(_, cohort)| cohort.name.clone()).collect()
             };
-            Open { weight: published.weight, admitted: on(false), kept_off: on(true) }
+            // Of those whom the rollout admits, half-open only some probe.
+            let share = match circuit {
+                breaker::State::HalfOpen => published.probe.ppm(),
+                _ => Weight::FULL.ppm(),
+            };
+            let weight = u64::from(published.weight.ppm()) * u64::from(share) / 1_000_000;
+            let weight = Weight::from_ppm(weight as u32).unwrap();
+            Open { weight, admitted: on(false), kept_off: on(true) }
         };
         self.published.iter().map(|(name, published)| (name.clone(), of(published))).collect()
     }
