@@ -11,6 +11,7 @@ mod failure;
 mod listen;
 pub mod question;
 mod server;
+mod signal;
 #[cfg(test)]
 mod tests;
 pub mod view;

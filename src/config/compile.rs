@@ -27,7 +27,8 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         listeners: config.listeners.iter().map(|it| listener(it, registry)).collect(),
         routes: config.routes.iter().map(|it| route(it, config, registry)).collect(),
         splits: splits(config, live),
-        rollouts: config.rollouts.iter().map(|it| rollout(it, registry, latches)).collect(),
+        rollouts: config.rollouts.iter().map(|it| rollout(it, config, registry, latches)).collect(),
+        signals: config.signals.clone(),
         upstreams: config.upstreams.iter().map(|it| upstream(it, live, registry)).collect(),
         trusted_proxies: config.trusted_proxies.clone(),
         force: Force { secret: config.force.secret.clone(), trusted: config.force.trusted.clone() },
@@ -92,6 +93,7 @@ fn listener(config: &ListenerConfig, registry: &mut Registry) -> Listener {
         http1: config.http1,
         http2: config.http2,
         flags_path: config.flags_path.clone(),
+        vitals_path: config.vitals_path.clone(),
         connections: registry.gauge(GaugeKey::Connections(Arc::clone(&config.label))),
     }
 }
@@ -144,7 +146,7 @@ fn host_pattern(host: &Arc<str>) -> HostPattern {
     }
 }
 
-fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -> Rollout {
+fn rollout(config: &RolloutConfig, all: &Config, registry: &mut Registry, latches: &Latches) -> Rollout {
     let name = &config.plan.name;
     let cohort_series = |cohort: &CohortConfig, registry: &mut Registry| {
         both(|arm| {
@@ -152,6 +154,7 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
             registry.series(SeriesKey::Cohort { rollout, arm, cohort })
         })
     };
+    let takes_vitals = all.listeners.iter().any(|listener| listener.vitals_path.is_some());
     Rollout {
         units: config.units.clone(),
         assign_cookie: config.assign_cookie.clone(),
@@ -164,6 +167,9 @@ fn rollout(config: &RolloutConfig, registry: &mut Registry, latches: &Latches) -
         cohort_series: config.cohorts.iter().map(|cohort| cohort_series(cohort, registry)).collect(),
         forced_series: both(|arm| registry.series(SeriesKey::Forced { rollout: Arc::clone(name), arm })),
         probe_series: registry.series(SeriesKey::Probe { rollout: Arc::clone(name) }),
+        diverted: registry.diverted(name),
+        signals: all.signals.iter().map(|it| Arm::ALL.map(|arm| registry.signal(name, arm, &it.name))).collect(),
+        vitals: takes_vitals.then(|| Arm::ALL.map(|arm| registry.vitals(name, arm))),
         canary_units: registry.units(name),
         guard: config.plan.breaker.as_ref().map(guard),
         fallback: config.fallback,

@@ -5,6 +5,7 @@
 use super::access::{Line, Log};
 use super::budget::Budget;
 use super::pool::{Pools, UpstreamPool};
+use super::vitals::Gate;
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
 use std::cell::{Cell, RefCell};
@@ -37,6 +38,8 @@ pub struct Worker {
     adopted: RefCell<Rc<Adopted>>,
     pools: RefCell<Pools>,
     budgets: RefCell<Budgets>,
+    /// How many web vitals are taken.
+    pub vitals_gate: RefCell<Gate>,
     random: RefCell<fastrand::Rng>,
     log: Option<Log>,
     drain: Cell<Drain>,
@@ -121,6 +124,7 @@ impl Worker {
             adopted: RefCell::new(Rc::new(adopted)),
             pools: RefCell::new(pools),
             budgets: RefCell::new(known),
+            vitals_gate: RefCell::default(),
             random: RefCell::new(fastrand::Rng::new()),
             log,
             drain: Cell::new(Drain::No),

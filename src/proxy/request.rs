@@ -24,10 +24,10 @@ use super::observe::Observation;
 use super::refusal::Refusal;
 use super::replay::{Again, Outgoing, outgoing};
 use super::unit::RequestAsker;
-use super::{flags, route};
+use super::{flags, route, vitals};
 use crate::clock::Time;
 use crate::rollout::Arm;
-use crate::rollout::assign::{Decision, decide};
+use crate::rollout::assign::{Decision, Reason, decide, is_diverted};
 use crate::rollout::outcome::{End, ErrorKind};
 use crate::snapshot::{ArmRoute, ArmTarget, FixedAnswer, ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
 use arrayvec::ArrayVec;
@@ -84,12 +84,17 @@ impl Exchange<'_> {
         if let Some(answer) = flags::answer(self.worker, snapshot, self.client, self.parts) {
             return Ok(answer);
         }
+        if vitals::is_for(snapshot, self.client, self.parts) {
+            // Rare, so its state is not part of every request's.
+            return Ok(Box::pin(vitals::answer(self.worker, snapshot, self.client, self.parts, body)).await);
+        }
         let (index, route) = route::find(snapshot, self.parts, host).ok_or(Refusal::NoRoute)?;
 
         let trusted = snapshot.trusts(self.client.address);
         let asker = RequestAsker::new(self.worker, snapshot, self.parts, self.client, trusted);
         let of_rollout = |on: &crate::snapshot::RouteRollout| decide(&snapshot.splits, on.rollout, &asker);
         let mut decisions: Decisions = route.rollouts.iter().map(of_rollout).collect();
+        self.count_diverted(route, &decisions, &asker);
 
         let target = target(snapshot, route, &decisions);
         note(line, snapshot, route, &decisions, &target);
@@ -210,6 +215,17 @@ impl Exchange<'_> {
             arms.extend(rollout.arms.get(arm.index()));
         }
         Rewrite { parts: self.parts, client: self.client, trusted, host, ids: self.ids, shown, arms }
+    }
+
+    /// Counts the requests that a breaker keeps from the canary. While every circuit is closed there is nothing to ask.
+    fn count_diverted(&self, route: &Route, decisions: &Decisions, asker: &RequestAsker<'_>) {
+        let snapshot = &*self.adopted.snapshot;
+        for (on, _) in route.rollouts.iter().zip(decisions).filter(|(_, decision)| decision.reason == Reason::Breaker) {
+            let diverted = snapshot.rollouts.get(on.rollout).and_then(|rollout| rollout.diverted.of(self.worker.index));
+            if let Some(cell) = diverted.filter(|_| is_diverted(&snapshot.splits, on.rollout, asker)) {
+                cell.0.add(1);
+            }
+        }
     }
 
     /// Counts a refusal and gives its answer.
