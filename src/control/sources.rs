@@ -3,6 +3,9 @@
 //! One `Sources` is made for one look and asked many times; what several metrics need is added up once. It judges nothing and
 //! changes nothing. Without requests there is no data, never a zero that something could pass on.
 
+#[cfg(test)]
+mod tests;
+
 use super::collect::{Collector, Kind, Part};
 use super::own::Own;
 use super::query::Queries;

@@ -7,6 +7,7 @@ mod forms;
 mod hostile;
 mod mistakes;
 mod overrides;
+mod sources;
 mod tables;
 
 use super::*;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::rollout::assign::Decision;
+use crate::rollout::outcome::{CodeClass, ErrorKind};
 
 fn at(ms: u64) -> Time {
     Time::from_micros(ms * 1000)
