@@ -19,13 +19,14 @@
 //! # Rooms, in reading order
 //!
 //! [`clock`] (the only reader of time) · [`rollout`] (what weir knows, as plain code) · [`snapshot`], [`tally`],
-//! [`latch`] (what the planes share: down, up, at once) · [`config`] (text to snapshot) · [`proxy`] (the data plane;
+//! [`latch`], [`allowance`] (what the planes share: down, up, at once; what workers share: limits) · [`config`] (text to snapshot) · [`proxy`] (the data plane;
 //! its `request` is the straight line of every request) · [`control`] (the one loop that moves rollouts) · [`admin`]
 //! (probes, metrics, API) · [`cli`] (the commands; `serve` wires the rooms). An import only goes towards the front of
 //! this list; ARCHITECTURE.md draws it and `tests/tidy.rs` checks it.
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod allowance;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -3,15 +3,18 @@
 //! The control plane publishes a new one for every change; a worker keeps its `Arc` and looks again only when the
 //! generation number moved. A request keeps the snapshot it started under to its end.
 
+use crate::allowance::{Addresses, Allowance};
 use crate::latch::{Guard, Latch};
 use crate::rollout::assign::Split;
 use crate::rollout::outcome::ErrorRules;
-use crate::tally::{Cell, Decisions, Fallbacks, PaddedCell, PerWorker, Series, Units, Vitals, WorkerCounts};
+use crate::tally::{
+    Cell, Decisions, Fallbacks, ListenerCounts, PaddedCell, PerWorker, Series, Units, Vitals, WorkerCounts,
+};
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,12 +48,35 @@ pub struct Snapshot {
     pub access_log: AccessLog,
     /// The workers' own counts.
     pub counts: Arc<PerWorker<WorkerCounts>>,
+    /// Requests under way in the process.
+    pub in_flight: Arc<Allowance>,
+    /// Client connections of the process.
+    pub connections: Arc<Allowance>,
+    /// Client connections by address.
+    pub addresses: Arc<Addresses>,
 }
 
 impl Snapshot {
     /// Whether the forwarding headers of that peer are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+
+    /// Whether the canary of a rollout has somewhere to go, or stable has not either because both lead to the same
+    /// upstream: that is nobody's fault. Where the route says, or what is a fixed answer, is always somewhere.
+    #[inline]
+    pub fn canary_is_healthy(&self, rollout: &Rollout) -> bool {
+        let [stable, canary] = &rollout.arms;
+        match (&stable.to, &canary.to) {
+            (ArmTarget::Upstream(stable), ArmTarget::Upstream(canary)) if stable == canary => true,
+            (_, ArmTarget::Upstream(canary)) => self.upstreams.get(*canary).is_some_and(Upstream::is_healthy),
+            (_, ArmTarget::Respond(_) | ArmTarget::Route) => true,
+        }
+    }
+
+    /// Whether the upstream of that name has a healthy endpoint; one that is not there has none.
+    pub fn is_healthy(&self, upstream: &str) -> bool {
+        self.upstreams.iter().any(|present| *present.name == *upstream && present.is_healthy())
     }
 }
 
@@ -71,6 +97,8 @@ pub struct Listener {
     pub vitals_path: Option<Arc<str>>,
     /// Open client connections.
     pub connections: Arc<PerWorker<Cell>>,
+    /// Connections that were refused or cut.
+    pub counts: Arc<PerWorker<ListenerCounts>>,
 }
 
 /// One route: what it matches and what applies there.
@@ -86,6 +114,8 @@ pub struct Route {
     pub rollouts: ArrayVec<RouteRollout, ROLLOUTS_PER_ROUTE_MAX>,
     /// Counts of requests if no rollout applies.
     pub plain: Arc<PerWorker<Series>>,
+    /// Whether a WebSocket may be opened here.
+    pub websocket: bool,
 }
 
 /// One rollout on one route.
@@ -179,6 +209,8 @@ pub struct Rollout {
     pub vitals: Option<[Arc<PerWorker<Vitals>>; 2]>,
     /// Counts of canary requests by unit; only used with a guard.
     pub canary_units: Arc<PerWorker<Units>>,
+    /// Requests under way by arm index.
+    pub in_flight: [Arc<Allowance>; 2],
     /// What the request path watches for the breaker; none if it is off.
     pub guard: Option<Guard>,
     /// Whether stable answers a failed canary request.
@@ -187,6 +219,10 @@ pub struct Rollout {
     pub fallback_by_key: bool,
     /// What came of the canary's failures.
     pub fallbacks: Arc<PerWorker<Fallbacks>>,
+    /// The time within which the canary's long streams end when the canary has lost its share; none leaves them.
+    pub close_streams: Option<Duration>,
+    /// Counts the streams that were ended so.
+    pub streams_closed: Arc<PerWorker<Cell>>,
 }
 
 /// Whether stable answers a request that failed on the canary.
@@ -287,6 +323,16 @@ pub struct Upstream {
     pub active: Arc<PerWorker<Cell>>,
     /// Connections in the pool.
     pub idle: Arc<PerWorker<Cell>>,
+    /// How often an endpoint was passed over for a while because requests to it failed in a row.
+    pub ejections: Arc<PerWorker<Cell>>,
+}
+
+impl Upstream {
+    /// Whether any of its endpoints is healthy, or not checked. Without a known address it is not.
+    #[inline]
+    pub fn is_healthy(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.health.is_up())
+    }
 }
 
 /// One address of an upstream.
@@ -300,6 +346,28 @@ pub struct Endpoint {
     pub server_name: Option<rustls_pki_types::ServerName<'static>>,
     /// Where to connect.
     pub address: SocketAddr,
+    /// Whether requests may go there.
+    pub health: Arc<Health>,
+}
+
+/// Whether requests may go to an endpoint: up unless its health checks say otherwise. All snapshots that name the
+/// endpoint share it, so that a change takes effect without a publication. The health checks alone write it.
+#[derive(Debug, Default)]
+pub struct Health {
+    down: AtomicBool,
+}
+
+impl Health {
+    /// Whether requests may go there.
+    #[inline]
+    pub fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the checks found.
+    pub fn set(&self, up: bool) {
+        self.down.store(!up, Ordering::Relaxed);
+    }
 }
 
 /// Who may force an arm.
@@ -325,14 +393,38 @@ pub struct Limits {
     pub tls_handshake_timeout: Duration,
     /// From accept to the first byte.
     pub first_byte_timeout: Duration,
+    /// From the first byte of a request's head to its end.
+    pub header_timeout: Duration,
     /// HTTP/1 connection without a request.
     pub keep_alive_idle: Duration,
+    /// HTTP/2 connection without a stream.
+    pub h2_idle: Duration,
     /// Request body without a byte, where the client is the one to send it.
     pub body_idle: Duration,
-    /// Answer without a byte; `Duration::MAX` is no limit.
+    /// Bytes per second of a request body after its first seconds.
+    pub body_min_rate: u64,
+    /// Answer that the client does not take.
+    pub write_stall: Duration,
+    /// Answer without a byte, or tunnel without one either way; `Duration::MAX` is no limit.
     pub stream_idle: Duration,
+    /// Age at which a client's connection is asked to close; `Duration::MAX` is no limit.
+    pub connection_max_age: Duration,
+    /// Requests on one client connection.
+    pub requests_per_connection: u32,
+    /// Client connections of one address; none is no limit.
+    pub max_connections_per_ip: Option<u32>,
+    /// TLS handshakes under way in the process.
+    pub max_handshakes: u32,
+    /// Client connections of the process.
+    pub max_connections: u32,
+    /// Requests under way in the process.
+    pub max_in_flight: u32,
+    /// Requests under way on one arm.
+    pub max_in_flight_per_arm: u32,
     /// Header fields of a request.
     pub max_headers: usize,
+    /// Head of an HTTP/1 request.
+    pub max_header_bytes: usize,
     /// Head of an HTTP/2 request.
     pub max_h2_header_bytes: u32,
     /// Request target.
@@ -357,6 +449,8 @@ pub struct Limits {
     pub h2_ping: Duration,
     /// Time for its answer.
     pub h2_ping_timeout: Duration,
+    /// Request body; `u64::MAX` is no limit.
+    pub max_body: u64,
     /// Lifetime of a pooled upstream connection.
     pub upstream_max_lifetime: Duration,
     /// How long a drain may take.

@@ -3,6 +3,7 @@
 //!
 //! The registry hands out the cells by key and keeps them across reloads, so a counter never goes back.
 
+use crate::allowance::{Addresses, Allowance};
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason};
 use crate::rollout::breaker::{UNIT_ROWS, UNIT_SLOTS};
@@ -96,7 +97,7 @@ impl Default for Latency {
 
 /// One worker's counts of one rollout's canary requests by unit; see `breaker::UnitCounts`.
 #[repr(align(64))]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Units {
     /// Failures.
     pub failures: UnitCells,
@@ -130,12 +131,6 @@ impl UnitCells {
 
     fn cells(&self, slots: [usize; UNIT_ROWS]) -> impl Iterator<Item = &Cell> {
         self.0.chunks_exact(UNIT_SLOTS).zip(slots).filter_map(|(row, slot)| row.get(slot))
-    }
-}
-
-impl Default for Units {
-    fn default() -> Self {
-        Units { failures: UnitCells::default(), slow: UnitCells::default(), waiting: UnitCells::default() }
     }
 }
 
@@ -252,7 +247,7 @@ impl<T> PerWorker<T> {
 }
 
 /// Every way in which weir refuses a request, in the order of `WorkerCounts::refused`: words of log and metric.
-pub const REFUSALS: [&str; 14] = [
+pub const REFUSALS: [&str; 17] = [
     "bad_host",
     "bad_framing",
     "method",
@@ -267,7 +262,27 @@ pub const REFUSALS: [&str; 14] = [
     "protocol",
     "client_left",
     "client_slow",
+    "websocket",
+    "overloaded",
+    "body_too_long",
 ];
+
+/// Why a client's connection is closed unserved, in the order of `ListenerCounts::refused`: words of the metric.
+pub const CONNECTIONS_REFUSED: [&str; 4] =
+    ["max_connections", "max_connections_per_ip", "max_handshakes", "descriptors"];
+
+/// Limits by which a client's connection is cut, in the order of `ListenerCounts::cut`: words of the metric.
+pub const CONNECTIONS_CUT: [&str; 4] = ["tls_handshake_timeout", "first_byte_timeout", "header_timeout", "write_stall"];
+
+/// What a worker counts of one listener's connections.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+pub struct ListenerCounts {
+    /// Connections closed unserved, by the words of `CONNECTIONS_REFUSED`.
+    pub refused: [Cell; CONNECTIONS_REFUSED.len()],
+    /// Connections cut, and HTTP/2 streams of which the client takes nothing, by the words of `CONNECTIONS_CUT`.
+    pub cut: [Cell; CONNECTIONS_CUT.len()],
+}
 
 /// What may come of a canary's failure where stable may stand in, in the order of `Fallbacks::outcomes`: the `outcome` label
 /// of `weir_fallbacks_total`.
@@ -342,7 +357,21 @@ pub struct Registry {
     signals: BTreeMap<SignalKey, Arc<PerWorker<PaddedCell>>>,
     vitals: BTreeMap<(Arc<str>, Arm), Arc<PerWorker<Vitals>>>,
     gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
+    listeners: BTreeMap<Arc<str>, Arc<PerWorker<ListenerCounts>>>,
     counts: Arc<PerWorker<WorkerCounts>>,
+    allowances: BTreeMap<AllowanceKey, Arc<Allowance>>,
+    addresses: Arc<Addresses>,
+}
+
+/// Of what an allowance limits the number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AllowanceKey {
+    /// Requests under way.
+    Requests,
+    /// Requests under way on one arm of a rollout.
+    Arm(Arc<str>, Arm),
+    /// Client connections.
+    Connections,
 }
 
 /// Which answers a count of signals is about: rollout, arm, signal.
@@ -357,6 +386,10 @@ pub enum GaugeKey {
     UpstreamActive(Arc<str>),
     /// Upstream connections in the pool.
     UpstreamIdle(Arc<str>),
+    /// Ejections of an upstream's endpoints; only ever goes up.
+    UpstreamEjections(Arc<str>),
+    /// Long streams that were ended because a rollout's canary had lost its share; only goes up.
+    StreamsClosed(Arc<str>),
 }
 
 impl Registry {
@@ -372,6 +405,9 @@ impl Registry {
             signals: BTreeMap::new(),
             vitals: BTreeMap::new(),
             gauges: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            allowances: BTreeMap::new(),
+            addresses: Arc::default(),
             counts: Arc::new(PerWorker::new(workers)),
         }
     }
@@ -430,6 +466,25 @@ impl Registry {
         Arc::clone(self.gauges.entry(key).or_insert_with(|| Arc::new(PerWorker::new(workers))))
     }
 
+    /// The counts of that listener's connections, made if it is new.
+    pub fn listener(&mut self, address: &Arc<str>) -> Arc<PerWorker<ListenerCounts>> {
+        let workers = self.workers;
+        Arc::clone(self.listeners.entry(Arc::clone(address)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// The allowance of that key, made if it is new, with this limit from now on.
+    pub fn allowance(&mut self, key: AllowanceKey, limit: u32) -> Arc<Allowance> {
+        let workers = self.workers;
+        let allowance = self.allowances.entry(key).or_insert_with(|| Arc::new(Allowance::new(limit, workers)));
+        allowance.set(limit);
+        Arc::clone(allowance)
+    }
+
+    /// How many connections each address has.
+    pub fn addresses(&self) -> Arc<Addresses> {
+        Arc::clone(&self.addresses)
+    }
+
     /// The workers' own counts.
     pub fn counts(&self) -> Arc<PerWorker<WorkerCounts>> {
         Arc::clone(&self.counts)
@@ -440,6 +495,8 @@ impl Registry {
     pub fn retain(&mut self, series: impl Fn(&SeriesKey) -> bool, gauges: impl Fn(&GaugeKey) -> bool) {
         self.series.retain(|key, _| series(key));
         self.gauges.retain(|key, _| gauges(key));
+        // One that a request still holds is needed if its rollout comes back.
+        self.allowances.retain(|_, allowance| Arc::strong_count(allowance) > 1);
         // Every rollout that is still there has a series of forced requests.
         let forced = |rollout: &Arc<str>| SeriesKey::Forced { rollout: Arc::clone(rollout), arm: Arm::Stable };
         let is_there = |rollout: &Arc<str>| self.series.contains_key(&forced(rollout));
@@ -468,6 +525,11 @@ impl Registry {
     /// Every rollout's decision counts, for the collector.
     pub fn all_decisions(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<Decisions>>)> {
         self.decisions.iter()
+    }
+
+    /// Every listener's counts, for the collector.
+    pub fn all_listeners(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<ListenerCounts>>)> {
+        self.listeners.iter()
     }
 
     /// Every rollout's counts of fallbacks, for the exposition.

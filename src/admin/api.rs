@@ -4,6 +4,7 @@
 use super::auth::Auth;
 use super::body::{Fields, Query};
 use super::failure::Failure;
+use super::health;
 use super::question::Question;
 use super::{signal, view};
 use crate::config::hint;
@@ -36,6 +37,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts/{name}/weight", post(weight))
         .route("/api/v1/rollouts/{name}/kill", post(kill))
         .route("/api/v1/rollouts/{name}/revive", post(revive))
+        .route("/api/v1/upstreams", get(upstreams))
         .route("/api/v1/events", get(events))
         .route("/api/v1/config", get(config))
         .route("/api/v1/reload", post(reload))
@@ -153,6 +155,11 @@ async fn cohort_users(State(handle): State<Handle>, names: Name<(String, String)
     }
     let report = handle.cohort_users(&rollout, &cohort, add, remove, origin).await;
     changed(&handle, &rollout, Some(&cohort), report)
+}
+
+async fn upstreams(State(handle): State<Handle>) -> Answer {
+    let reports = handle.upstreams().await?;
+    json(&health::Upstreams { upstreams: reports.iter().map(health::Upstream::of).collect() })
 }
 
 async fn events(State(handle): State<Handle>, uri: Uri) -> Answer {

@@ -8,6 +8,7 @@ mod api;
 mod auth;
 mod body;
 mod failure;
+pub mod health;
 mod listen;
 pub mod question;
 mod server;

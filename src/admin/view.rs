@@ -148,6 +148,9 @@ pub struct Explanation {
     pub weight_ppm: u32,
     /// Whether everything goes to stable by a kill.
     pub killed: bool,
+    /// Where the breaker stands: `closed`, `open`, `half_open`.
+    #[serde(default)]
+    pub breaker: String,
     /// The enabled cohorts that it belongs to, in config order; the first that admits is the reason.
     pub cohorts: Vec<String>,
     /// The rollout that this one requires and the unit's arm there.
@@ -314,6 +317,7 @@ impl Explanation {
             reason: decision.reason.word(split).into_owned(),
             weight_ppm: split.weight.ppm(),
             killed: switches.killed(),
+            breaker: switches.state().word().to_owned(),
             cohorts: cohorts.map(|cohort| cohort.name.to_string()).collect(),
             requires,
             generation,
@@ -484,13 +488,16 @@ mod tests {
         let expected = json!({
             "rollout": "chat", "unit": "alice", "bucket_ppm": Bucketer::native("chat").bucket("alice").ppm(),
             "arm": "canary", "reason": "cohort:internal", "weight_ppm": 1_000_000, "killed": false,
-            "cohorts": ["internal"], "requires": {"rollout": "objects", "arm": "canary"}, "generation": 7,
+            "breaker": "closed", "cohorts": ["internal"], "requires": {"rollout": "objects", "arm": "canary"}, "generation": 7,
         });
         assert_eq!(serde_json::to_value(chat).unwrap(), expected);
 
         let killed = UnitAsker::of("alice").with_switches([Switches::KILLED]);
         let objects = Explanation::of(&splits, 0, &killed, 7).unwrap();
         assert_eq!((objects.reason.as_str(), objects.killed), ("kill", true));
+        let open = UnitAsker::of("alice").with_switches([Switches::OPEN]);
+        let objects = Explanation::of(&splits, 0, &open, 7).unwrap();
+        assert_eq!((objects.reason.as_str(), objects.breaker.as_str()), ("breaker", "open"));
         assert_eq!(Explanation::of(&splits, 1, &killed, 7).unwrap().reason, "requires");
         assert_eq!(Explanation::of(&splits, 2, &killed, 7), None);
     }

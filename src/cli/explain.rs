@@ -68,6 +68,9 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
         fact("bucket", format!("{bucket} of 1000000 ({})", render::share(bucket)));
     }
     fact("weight", render::share(explanation.weight_ppm));
+    if !matches!(explanation.breaker.as_str(), "" | "closed") {
+        fact("breaker", render::clean(&explanation.breaker.replace('_', "-")));
+    }
     if !explanation.cohorts.is_empty() {
         fact("cohorts", render::clean(&explanation.cohorts.join(", ")));
     }
@@ -84,6 +87,9 @@ fn because(explanation: &Explanation) -> String {
         "forced" => "because a token or a trusted peer says so".to_owned(),
         "rolled_back" => "because the rollout is rolled back".to_owned(),
         "pending" => "because the rollout has not started".to_owned(),
+        "breaker" if explanation.breaker == "half_open" => {
+            "because the breaker is half-open, and it is not one of the few that probe".to_owned()
+        }
         "breaker" => "because the breaker is open".to_owned(),
         "probe" => "because it is one of the few that probe while the breaker is half-open".to_owned(),
         "requires" => "because it is not on the canary of the rollout that this one requires".to_owned(),
@@ -113,6 +119,7 @@ mod tests {
             reason: "cohort:internal".to_owned(),
             weight_ppm: 100_000,
             killed: false,
+            breaker: "half_open".to_owned(),
             cohorts: vec!["internal".to_owned(), "beta".to_owned()],
             requires: Some(Requirement { rollout: "objects".to_owned(), arm: "canary".to_owned() }),
             generation: 3,
@@ -122,6 +129,7 @@ chat: unit alice gets canary, because cohort internal admits it
   reason   cohort:internal
   bucket   123456 of 1000000 (12.3456%)
   weight   10%
+  breaker  half-open
   cohorts  internal, beta
   requires objects, where it gets canary
 ";

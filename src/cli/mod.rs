@@ -14,11 +14,13 @@ mod demo;
 mod events;
 mod explain;
 mod files;
+mod log;
 mod operate;
 mod render;
 mod status;
 mod stop;
 mod token;
+mod upstreams;
 
 use args::{Cli, Colour, Output, Verb};
 use clap::{CommandFactory, Parser};
@@ -81,15 +83,19 @@ fn dispatch(console: &mut Console, cli: &Cli) -> Outcome {
 }
 
 fn serve(console: &mut Console, global: &args::Global, arguments: &args::Serve) -> Outcome {
-    log_to_stderr(global.output, console.paint_errors(global.color).on);
+    let log = log::Log::to(std::io::stderr()).map_err(|error| Stop::Usage(format!("cannot log: {error}")))?;
+    log_to(log.clone(), global.output, console.paint_errors(global.color).on);
     let environment = console.environment.to_vec();
     let options = serve::Options { config: arguments.config.clone(), environment, signals: true };
-    serve::run(options).map_err(|error| Stop::Usage(error.to_string()))
+    let result = serve::run(options).map_err(|error| Stop::Usage(error.to_string()));
+    // What stopped it comes after what was logged before.
+    log.flush();
+    result
 }
 
 /// The process's own log, for `serve` alone: other verbs speak to the person who asked.
-fn log_to_stderr(output: Output, colour: bool) {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
+fn log_to(log: log::Log, output: Output, colour: bool) {
+    let log = tracing_subscriber::fmt().with_writer(log).with_ansi(colour).with_target(false);
     // A log that is there already, as in tests, is as good.
     let _ = match output {
         Output::Text => log.try_init(),

@@ -5,6 +5,7 @@ use super::client::{Client, encode};
 use super::console::Console;
 use super::render::{self, DASH, Paint, Table, Tone};
 use super::stop::{Outcome, Stop};
+use super::upstreams;
 use crate::admin::view::{Arm, Breaker, Rollout, Rollouts};
 use crate::config::units::print_span;
 use std::time::Duration;
@@ -15,10 +16,14 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Status) -> Outcom
     let paint = console.paint(global);
     loop {
         let (body, rollouts) = ask(&client, arguments)?;
+        let sick = || match global.output {
+            Output::Text => upstreams::sick(&client, paint),
+            Output::Json => String::new(),
+        };
         let text = match rollouts.as_slice() {
             many if arguments.watch && !console.out_is_terminal => many.iter().map(|one| line(one) + "\n").collect(),
-            [only] => detail(only, paint),
-            many => overview(many, paint),
+            [only] => detail(only, paint) + &sick(),
+            many => overview(many, paint) + &sick(),
         };
         if global.output == Output::Text && arguments.watch && console.out_is_terminal {
             // Home, each line's rest cleared, then whatever was below. What does not fit is cut: a line that wraps or

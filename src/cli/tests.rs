@@ -383,7 +383,7 @@ fn every_shell_gets_its_completions_and_editors_the_schema() {
 
 #[test]
 fn colour_is_for_those_who_ask() {
-    let (address, _asked) = server(vec![ok(&rollout("chat")); 2]);
+    let (address, _asked) = server(vec![ok(&rollout("chat")); 4]);
     let plain = weir(&format!("status chat --admin {address}"));
     assert!(!plain.out.contains('\x1b'));
     let painted = weir(&format!("status chat --admin {address} --color always"));

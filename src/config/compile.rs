@@ -16,7 +16,7 @@ use crate::rollout::cohort::{Cohort, Overlay};
 use crate::snapshot::{
     ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
 };
-use crate::tally::{GaugeKey, PerWorker, Registry, Series, SeriesKey};
+use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
 use std::sync::Arc;
 
@@ -35,6 +35,9 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         limits: config.limits.clone(),
         access_log: config.access_log.keep,
         counts: registry.counts(),
+        in_flight: registry.allowance(AllowanceKey::Requests, config.limits.max_in_flight),
+        connections: registry.allowance(AllowanceKey::Connections, config.limits.max_connections),
+        addresses: registry.addresses(),
     }
 }
 
@@ -95,6 +98,7 @@ fn listener(config: &ListenerConfig, registry: &mut Registry) -> Listener {
         flags_path: config.flags_path.clone(),
         vitals_path: config.vitals_path.clone(),
         connections: registry.gauge(GaugeKey::Connections(Arc::clone(&config.label))),
+        counts: registry.listener(&config.label),
     }
 }
 
@@ -110,6 +114,7 @@ fn upstream(config: &UpstreamConfig, live: &Live, registry: &mut Registry) -> Up
         max_connections: config.max_connections,
         active: registry.gauge(GaugeKey::UpstreamActive(Arc::clone(&config.name))),
         idle: registry.gauge(GaugeKey::UpstreamIdle(Arc::clone(&config.name))),
+        ejections: registry.gauge(GaugeKey::UpstreamEjections(Arc::clone(&config.name))),
     }
 }
 
@@ -135,6 +140,7 @@ fn route(config: &RouteConfig, all: &Config, registry: &mut Registry) -> Route {
         upstream: config.upstream,
         rollouts,
         plain: registry.series(SeriesKey::Plain { route: Arc::clone(&config.name) }),
+        websocket: config.websocket,
     }
 }
 
@@ -171,10 +177,14 @@ fn rollout(config: &RolloutConfig, all: &Config, registry: &mut Registry, latche
         signals: all.signals.iter().map(|it| Arm::ALL.map(|arm| registry.signal(name, arm, &it.name))).collect(),
         vitals: takes_vitals.then(|| Arm::ALL.map(|arm| registry.vitals(name, arm))),
         canary_units: registry.units(name),
+        in_flight: Arm::ALL
+            .map(|arm| registry.allowance(AllowanceKey::Arm(Arc::clone(name), arm), all.limits.max_in_flight_per_arm)),
         guard: config.plan.breaker.as_ref().map(guard),
         fallback: config.fallback,
         fallback_by_key: config.fallback_by_key,
         fallbacks: registry.fallbacks(name),
+        close_streams: config.close_streams,
+        streams_closed: registry.gauge(GaugeKey::StreamsClosed(Arc::clone(name))),
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a config means, in words and aligned columns: the text of `weir check`.
 
 use super::model::{
-    AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, LogTarget, QueryConfig, RolloutConfig, RouteConfig,
+    AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, HealthCheck, LogTarget, QueryConfig, RolloutConfig,
+    RouteConfig, UpstreamConfig,
 };
 use super::units::{print_share, print_span};
 use crate::rollout::Arm;
@@ -95,7 +96,7 @@ fn listeners(config: &Config) -> Vec<Vec<String>> {
 }
 
 fn upstreams(config: &Config) -> Vec<Vec<String>> {
-    let row = |upstream: &super::model::UpstreamConfig| {
+    let row = |upstream: &UpstreamConfig| {
         let scheme = if upstream.tls.is_some() { "https://" } else { "" };
         let endpoints: Vec<String> =
             upstream.endpoints.iter().map(|endpoint| format!("{scheme}{}", endpoint.authority)).collect();
@@ -105,7 +106,7 @@ fn upstreams(config: &Config) -> Vec<Vec<String>> {
             print_span(upstream.connect_timeout),
             print_span(upstream.response_timeout)
         );
-        vec![upstream.name.to_string(), endpoints.join(", "), protocol.to_owned(), times]
+        vec![upstream.name.to_string(), endpoints.join(", "), protocol.to_owned(), times, health(upstream)]
     };
     config.upstreams.iter().map(row).collect()
 }
@@ -142,6 +143,20 @@ fn queries(config: &Config) -> Vec<Vec<String>> {
     config.queries.iter().map(row).collect()
 }
 
+/// What is asked of each endpoint and what the answers mean.
+fn health(upstream: &UpstreamConfig) -> String {
+    let Some(health) = &upstream.health else { return "not checked: always healthy".to_owned() };
+    let asked = match &health.check {
+        HealthCheck::Path(path) => format!("GET {path}"),
+        HealthCheck::Tcp => "a connection".to_owned(),
+    };
+    let (interval, timeout) = (print_span(health.interval), print_span(health.timeout));
+    let (down, up) = (health.unhealthy_after, health.healthy_after);
+    format!(
+        "checked by {asked} every {interval} within {timeout}: unhealthy after {down} failed, healthy after {up} passed"
+    )
+}
+
 fn routes(config: &Config) -> Vec<Vec<String>> {
     config.routes.iter().map(|route| self::route(route, config)).collect()
 }
@@ -168,6 +183,7 @@ fn route(route: &RouteConfig, config: &Config) -> Vec<String> {
         (Some(upstream), false) => format!("-> {} by {}", upstream.name, rollouts.join(", ")),
         (None, _) => format!("-> by {}", rollouts.join(", ")),
     };
+    let to = if route.websocket { to } else { format!("{to}, no WebSockets") };
     vec![route.name.to_string(), matches, to]
 }
 
@@ -212,6 +228,9 @@ fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
             row("state", "pending: this version carries no stages out, everything goes to stable".to_owned())
         }
         _ => {}
+    }
+    if let Some(time) = rollout.close_streams {
+        row("streams", format!("the canary's long ones end within {} of its trip or kill", print_span(time)));
     }
     rows
 }

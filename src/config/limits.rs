@@ -8,6 +8,7 @@ use super::raw;
 use super::tree::Place;
 use super::units::{print_size, print_span};
 use crate::snapshot;
+use rustix::process::{Resource, getrlimit};
 use std::time::Duration;
 
 /// What the limits set besides `snapshot::Limits`: the defaults of upstreams.
@@ -31,10 +32,25 @@ pub fn read(
     let limits = snapshot::Limits {
         tls_handshake_timeout: reader.span("tls_handshake_timeout", &raw.tls_handshake_timeout),
         first_byte_timeout: reader.span("first_byte_timeout", &raw.first_byte_timeout),
+        header_timeout: reader.span("header_timeout", &raw.header_timeout),
         keep_alive_idle: reader.span("keep_alive_idle", &raw.keep_alive_idle),
+        h2_idle: reader.span("h2_idle", &raw.h2_idle),
         body_idle: reader.span("body_idle", &raw.body_idle),
+        body_min_rate: reader.size("body_min_rate", &raw.body_min_rate, 0, GIB),
+        write_stall: reader.span("write_stall", &raw.write_stall),
         stream_idle: reader.span_or_off("stream_idle", &raw.stream_idle),
+        connection_max_age: reader.span_or_off("connection_max_age", &raw.connection_max_age),
+        requests_per_connection: reader.count("requests_per_connection", &raw.requests_per_connection, 1, u32::MAX),
+        max_connections: match &raw.max_connections {
+            Some(_) => reader.count("max_connections", &raw.max_connections, 1, COUNT_MAX),
+            None => max_connections(),
+        },
+        max_connections_per_ip: reader.count_or_off("max_connections_per_ip", &raw.max_connections_per_ip),
+        max_handshakes: reader.count("max_handshakes", &raw.max_handshakes, 1, COUNT_MAX),
+        max_in_flight: reader.count("max_in_flight", &raw.max_in_flight, 1, COUNT_MAX),
+        max_in_flight_per_arm: reader.count("max_in_flight_per_arm", &raw.max_in_flight_per_arm, 1, COUNT_MAX),
         max_headers: reader.count("max_headers", &raw.max_headers, 1, 10_000) as usize,
+        max_header_bytes: wide(reader.size("max_header_bytes", &raw.max_header_bytes, KIB, GIB)),
         max_h2_header_bytes: narrow(reader.size("max_h2_header_bytes", &raw.max_h2_header_bytes, KIB, GIB)),
         max_uri_bytes: wide(reader.size("max_uri_bytes", &raw.max_uri_bytes, 64, MIB)),
         max_upstream_header_bytes: wide(reader.size(
@@ -57,6 +73,7 @@ pub fn read(
         h2_local_resets: reader.count("h2_local_resets", &raw.h2_local_resets, 1, 1_000_000) as usize,
         h2_ping: reader.span("h2_ping", &raw.h2_ping),
         h2_ping_timeout: reader.span("h2_ping_timeout", &raw.h2_ping_timeout),
+        max_body: reader.size_or_off("max_body", &raw.max_body),
         upstream_max_lifetime: reader.span("upstream_max_lifetime", &raw.upstream_max_lifetime),
         drain_timeout,
     };
@@ -72,7 +89,10 @@ pub fn read(
 pub fn table(config: &Config) -> Vec<(String, String, String, String)> {
     let set = config.effective.get("limits");
     let row = |key: super::decode::Key| {
-        let default = key.default.unwrap_or_default().to_owned();
+        let default = match key.name {
+            "max_connections" => max_connections().to_string(),
+            _ => key.default.unwrap_or_default().to_owned(),
+        };
         let value = match set.and_then(|limits| limits.get(key.name)) {
             Some(serde_json::Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
@@ -121,6 +141,20 @@ impl Reader<'_, '_> {
         spot.value
     }
 
+    fn count_or_off(&mut self, name: &'static str, raw: &Option<Spot<OrOff<u32>>>) -> Option<u32> {
+        let Some(spot) = raw else { return default(name) };
+        let OrOff::On(value) = spot.value else { return None };
+        Some(self.count(name, &Some(Spot { value, place: spot.place }), 1, COUNT_MAX))
+    }
+
+    fn size_or_off(&mut self, name: &'static str, raw: &Option<Spot<OrOff<Bytes>>>) -> u64 {
+        match raw {
+            Some(Spot { value: OrOff::On(value), .. }) => value.0,
+            Some(_) => u64::MAX,
+            None => default::<Bytes>(name).map_or(u64::MAX, |bytes| bytes.0),
+        }
+    }
+
     fn size(&mut self, name: &'static str, raw: &Option<Spot<Bytes>>, least: u64, most: u64) -> u64 {
         let Some(spot) = raw else { return default::<Bytes>(name).map_or(0, |bytes| bytes.0) };
         if spot.value.0 < least || spot.value.0 > most {
@@ -136,6 +170,14 @@ fn default<T: Decode>(name: &str) -> Option<T> {
     let text = keys().into_iter().find(|key| key.name == name)?.default?;
     let mut problems = Problems::new(Source::new("", ""));
     T::decode(&parse::variable(text, Place::File), &Path::Root, &mut problems)
+}
+
+/// The default of `max_connections`, or less: so many that descriptors are left for as many connections to upstreams,
+/// and a fifth for all else. What counts is the hard limit, up to which `weir serve` raises the other one.
+fn max_connections() -> u32 {
+    let allowed = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let affordable = u32::try_from(allowed / 5 * 2).unwrap_or(u32::MAX);
+    default("max_connections").unwrap_or(u32::MAX).min(affordable).max(1)
 }
 
 fn keys() -> Vec<super::decode::Key> {
@@ -160,6 +202,8 @@ const GIB: u64 = 1 << 30;
 const H1_BUFFER_BYTES_MIN: u64 = 8 * KIB;
 /// RFC 9113, section 6.9.1: a window is at most 2^31 - 1.
 const H2_WINDOW_BYTES_MAX: u64 = (1 << 31) - 1;
+/// More than any machine holds.
+const COUNT_MAX: u32 = 10_000_000;
 /// Below the resolution of a timer a timeout means nothing.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 /// No connection of ours waits longer than a day.
@@ -176,6 +220,11 @@ mod tests {
         assert!(!problems.any_error());
         assert_eq!(limits.tls_handshake_timeout, Duration::from_secs(5));
         assert_eq!(limits.stream_idle, Duration::from_secs(300));
+        assert_eq!(limits.connection_max_age, Duration::MAX);
+        assert_eq!(limits.max_connections_per_ip, Some(256));
+        assert_eq!((limits.max_in_flight, limits.max_in_flight_per_arm), (10_000, 1_024));
+        assert_eq!((limits.body_min_rate, limits.max_body), (240, u64::MAX));
+        assert!((1..=10_000).contains(&limits.max_connections));
         assert_eq!(limits.max_headers, 100);
         assert_eq!(limits.h1_buffer, 65_536);
         assert_eq!(limits.h2_connection_window, 1 << 20);

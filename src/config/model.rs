@@ -8,6 +8,7 @@ use crate::rollout::cohort::UserSet;
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::Plan;
 use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, Secret, Signal, UnitSource};
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
@@ -139,6 +140,32 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// Open connections of one worker, at most.
     pub max_connections: usize,
+    /// Active checks of its endpoints; without them every endpoint counts as healthy.
+    pub health: Option<HealthConfig>,
+}
+
+/// Active checks of an upstream's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// What is asked.
+    pub check: HealthCheck,
+    /// Time between the starts of two checks.
+    pub interval: Duration,
+    /// Time for one check, connection included.
+    pub timeout: Duration,
+    /// Failed checks in a row until unhealthy; at least 1.
+    pub unhealthy_after: u32,
+    /// Passed checks in a row until healthy; at least 1.
+    pub healthy_after: u32,
+}
+
+/// What a health check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// That a GET of this path is answered with 2xx.
+    Path(PathAndQuery),
+    /// That a connection opens, TLS included where the upstream speaks it.
+    Tcp,
 }
 
 /// One endpoint of an upstream.
@@ -209,6 +236,8 @@ pub struct RouteConfig {
     pub upstream: Option<usize>,
     /// Rollouts that apply, in order: an index into `rollouts`, and whether it is the one that chooses the upstream.
     pub rollouts: Vec<(usize, bool)>,
+    /// Whether a WebSocket may be opened there.
+    pub websocket: bool,
 }
 
 /// One rollout.
@@ -238,6 +267,8 @@ pub struct RolloutConfig {
     pub fallback: Fallback,
     /// Whether a request with `Idempotency-Key` counts as idempotent whatever its method.
     pub fallback_by_key: bool,
+    /// The time within which its canary's long streams end when the canary has lost its share; none leaves them.
+    pub close_streams: Option<Duration>,
 }
 
 impl RolloutConfig {

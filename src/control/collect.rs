@@ -236,7 +236,10 @@ impl Names {
 
     fn has_gauge(&self, key: &GaugeKey) -> bool {
         match key {
-            GaugeKey::UpstreamActive(upstream) | GaugeKey::UpstreamIdle(upstream) => self.upstreams.contains(upstream),
+            GaugeKey::UpstreamActive(upstream)
+            | GaugeKey::UpstreamIdle(upstream)
+            | GaugeKey::UpstreamEjections(upstream) => self.upstreams.contains(upstream),
+            GaugeKey::StreamsClosed(rollout) => self.rollouts.contains_key(rollout),
             GaugeKey::Connections(_) => true,
         }
     }

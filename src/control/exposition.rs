@@ -5,6 +5,7 @@
 
 use super::collect::{Collector, Reading};
 use super::own::Own;
+use super::probe::UpstreamReport;
 use super::query::Queries;
 use crate::clock::Time;
 use crate::rollout::Arm;
@@ -15,7 +16,10 @@ use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::report::State;
 use crate::rollout::vital::Vital;
-use crate::tally::{Cell, FALLBACKS, GaugeKey, PerWorker, REFUSALS, Registry, SeriesKey, SignalKey, VITALS_DROPPED};
+use crate::tally::{
+    CONNECTIONS_CUT, CONNECTIONS_REFUSED, Cell, FALLBACKS, GaugeKey, ListenerCounts, PerWorker, REFUSALS, Registry,
+    SeriesKey, SignalKey, VITALS_DROPPED,
+};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -65,6 +69,22 @@ pub fn sources(queries: &Queries, own: &Own, now: Time) -> String {
     own.memory.iter().for_each(|bytes| text.sample("", &[], bytes));
     text.family("process_cpu_seconds_total", "counter", "CPU time of weir.");
     own.cpu_us.iter().for_each(|us| text.sample("", &[], seconds(*us)));
+    text.0
+}
+
+/// Writes how the endpoints of the upstreams do. A name that stands for several addresses is one endpoint here: addresses
+/// come and go, and labels come from the config only.
+pub fn upstreams(reports: &[UpstreamReport]) -> String {
+    let mut text = Text::default();
+    let help = "1 if requests may go to the endpoint, 0 if not; of a name with several addresses the healthy share.";
+    text.family("weir_upstream_healthy", "gauge", help);
+    for upstream in reports {
+        for rows in upstream.endpoints.chunk_by(|one, next| one.endpoint == next.endpoint) {
+            let healthy = rows.iter().filter(|row| row.healthy).count() as f64 / rows.len() as f64;
+            let endpoint = rows.first().map_or("", |row| &*row.endpoint);
+            text.sample("", &[("upstream", &upstream.name), ("endpoint", endpoint)], healthy);
+        }
+    }
     text.0
 }
 
@@ -202,7 +222,7 @@ fn fallbacks(text: &mut Text, registry: &Registry) {
 }
 
 fn rollouts(text: &mut Text, stands: &[Stand]) {
-    text.family("weir_rollout_weight_ratio", "gauge", "Share of units on the canary, kill aside.");
+    text.family("weir_rollout_weight_ratio", "gauge", "Share of units on the canary, kill and breaker aside.");
     for stand in stands {
         text.sample("", &[("rollout", &stand.rollout)], f64::from(stand.weight.ppm()) / 1e6);
     }
@@ -292,7 +312,21 @@ fn process(text: &mut Text, registry: &Registry) {
             GaugeKey::UpstreamIdle(upstream) => {
                 text.sample("", &[("upstream", upstream), ("state", "idle")], sum(cells));
             }
-            GaugeKey::Connections(_) => {}
+            GaugeKey::Connections(_) | GaugeKey::StreamsClosed(_) | GaugeKey::UpstreamEjections(_) => {}
+        }
+    }
+    let help = "How often a worker passed an endpoint over for a while because requests to it failed in a row.";
+    text.family("weir_upstream_ejections_total", "counter", help);
+    for (key, cells) in registry.all_gauges() {
+        if let GaugeKey::UpstreamEjections(upstream) = key {
+            text.sample("", &[("upstream", upstream)], sum(cells));
+        }
+    }
+    let help = "Long streams that were ended because the canary had lost its share.";
+    text.family("weir_streams_closed_total", "counter", help);
+    for (key, cells) in registry.all_gauges() {
+        if let GaugeKey::StreamsClosed(rollout) = key {
+            text.sample("", &[("rollout", rollout)], sum(cells));
         }
     }
     text.family("weir_connections", "gauge", "Open client connections, by the listener's address.");
@@ -301,6 +335,10 @@ fn process(text: &mut Text, registry: &Registry) {
             text.sample("", &[("listener", listener)], sum(cells));
         }
     }
+    let help = "Client connections that were closed unserved, by the limit that they were beyond.";
+    connections(text, registry, "weir_connections_refused_total", help, &CONNECTIONS_REFUSED, |of| &of.refused);
+    let help = "Client connections and HTTP/2 streams that were cut, by the limit that the client exceeded.";
+    connections(text, registry, "weir_connections_cut_total", help, &CONNECTIONS_CUT, |of| &of.cut);
     text.family("weir_access_log_dropped_total", "counter", "Access log lines that did not fit into the queue.");
     text.sample("", &[], counts.iter().map(|worker| worker.access_dropped.read()).sum::<u64>());
     let help = "Requests sent again because a pooled connection had been closed under them.";
@@ -308,6 +346,24 @@ fn process(text: &mut Text, registry: &Registry) {
     text.sample("", &[], counts.iter().map(|worker| worker.upstream_retries.read()).sum::<u64>());
     text.family("weir_build_info", "gauge", "1; the label is the version that runs.");
     text.sample("", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+/// One family of counts of connections by listener and reason.
+fn connections(
+    text: &mut Text,
+    registry: &Registry,
+    name: &'static str,
+    help: &str,
+    reasons: &[&str],
+    cells: impl Fn(&ListenerCounts) -> &[Cell],
+) {
+    text.family(name, "counter", help);
+    for (listener, counts) in registry.all_listeners() {
+        for (index, reason) in reasons.iter().enumerate() {
+            let count = counts.iter().filter_map(|worker| cells(worker).get(index)).map(Cell::read).sum::<u64>();
+            text.sample("", &[("listener", listener), ("reason", reason)], count);
+        }
+    }
 }
 
 /// The upper bounds of the duration histogram: powers of two in microseconds and their 1.5 multiples, which are edges of

@@ -1,5 +1,6 @@
 //! Everything that can happen to the control plane, as one enum, and the place where it arrives.
 
+use super::probe::{Found, UpstreamReport};
 use super::reload::{Hands, Judged};
 use super::resolve::{ASK_EVERY, Answer};
 use super::signals::{Counted, Posting};
@@ -21,6 +22,8 @@ pub enum Command {
     Change { rollout: String, input: Input, reply: oneshot::Sender<Result<RolloutReport, Denied>> },
     /// How every rollout stands.
     Rollouts { window: Duration, reply: oneshot::Sender<Vec<RolloutReport>> },
+    /// How the endpoints of every upstream do.
+    Upstreams { reply: oneshot::Sender<Vec<UpstreamReport>> },
     /// Reading the config again.
     Reload { origin: Origin, reply: oneshot::Sender<Result<Reloaded, Denied>> },
     /// A page of the audit trail.
@@ -44,6 +47,8 @@ pub enum Event {
     Command(Command),
     /// A name was looked up.
     Answer(Answer),
+    /// An endpoint was checked, and there is something to tell.
+    Checked(Found),
     /// The config's files were looked at.
     Looked { hands: Hands, changed: bool },
     /// The config was read.

@@ -47,8 +47,8 @@ struct Seen {
     started: u64,
     answered: u64,
     unanswered: u64,
-    /// Whether something moved at the last look, and whether something failed: a reading may fall between two cells of one
-    /// request, so the slots are read once more although the rest has come to rest.
+    /// Whether the next look must be taken though nothing moves, and whether something failed: a reading may fall between two
+    /// cells of one request, so the slots are read once more although the rest has come to rest.
     restless: bool,
     failing: bool,
     looked: Time,
@@ -66,7 +66,7 @@ impl Measurer {
     /// What happened to a rollout since the last look; none if there is nothing to judge.
     pub fn look(&mut self, subject: &Subject<'_>, moved: Option<Moved>, now: Time) -> Option<Measured> {
         if !self.by_rollout.contains_key(subject.rollout) {
-            self.by_rollout.insert(Arc::clone(subject.rollout), Seen::default());
+            self.by_rollout.insert(Arc::clone(subject.rollout), Seen { restless: true, ..Seen::default() });
         }
         let seen = self.by_rollout.get_mut(subject.rollout)?;
         let (run, latched) = (subject.latch.run(), latched(subject));
@@ -75,7 +75,8 @@ impl Measurer {
         if rests && moved.is_none() && !seen.restless && now.since(seen.looked) < LOOK_AT_LEAST_EVERY {
             return None;
         }
-        let was_restless = std::mem::replace(&mut seen.restless, moved.is_some());
+        // A breaker that has just closed begins to count with the next look, so that must not wait for something to move.
+        let was_restless = std::mem::replace(&mut seen.restless, moved.is_some() || subject.state != State::Closed);
         seen.looked = now;
         let moved = moved.unwrap_or_default();
         seen.probes_started += moved.probes_started;
@@ -162,3 +163,190 @@ fn summed(units: &PerWorker<Units>, of: impl Fn(&Units) -> &UnitCells) -> Vec<u6
 const TURN_EVERY: Duration = Duration::from_secs(10);
 /// A rollout that rests is looked at all the same so often, because what was true of the last seconds ends by itself.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::collect::Collector;
+    use crate::latch::Guard;
+    use crate::rollout::Arm;
+    use crate::rollout::breaker::{LatencyRule, NoAnswerRule};
+    use crate::rollout::bucket::Weight;
+    use crate::rollout::outcome::{CodeClass, ErrorKind};
+    use crate::tally::{Registry, Series, SeriesKey};
+
+    const LOOK: Duration = Duration::from_millis(25);
+
+    /// One rollout with its cells, its latch and whoever looks at it.
+    struct Site {
+        registry: Registry,
+        collector: Collector,
+        measurer: Measurer,
+        latch: Latch,
+        rules: Rules,
+        state: State,
+        healthy: bool,
+        now: Time,
+    }
+
+    impl Site {
+        fn new() -> Site {
+            let second = Duration::from_secs(1);
+            let rules = Rules {
+                consecutive_errors: 5,
+                error_rate: None,
+                latency: Some(LatencyRule { quantile_permille: 990, above: second, window: second, min_requests: 1 }),
+                no_answer: Some(NoAnswerRule { after: second, min_requests: 1 }),
+                min_units: 1,
+                max_unit_share: Weight::FULL,
+                cooldown: second,
+                probe: Weight::FULL,
+                max_trips: 0,
+                spares_both: true,
+            };
+            let mut site = Site {
+                registry: Registry::new(2),
+                collector: Collector::default(),
+                measurer: Measurer::default(),
+                latch: Latch::default(),
+                rules,
+                state: State::Closed,
+                healthy: true,
+                now: Time::default(),
+            };
+            assert!(site.look().is_some(), "the first look is always taken");
+            site
+        }
+
+        fn look(&mut self) -> Option<Measured> {
+            self.now = self.now + LOOK;
+            self.collector.collect(&self.registry, self.now, false);
+            let units = self.registry.units(&"chat".into());
+            let subject = Subject {
+                rollout: &"chat".into(),
+                rules: &self.rules,
+                state: self.state,
+                latch: &self.latch,
+                units: &units,
+                healthy: self.healthy,
+            };
+            let moved = self.collector.take_moved("chat");
+            self.measurer.look(&subject, moved, self.now)
+        }
+
+        fn series(&mut self, arm: Arm, route: &str) -> Arc<PerWorker<Series>> {
+            self.registry.series(SeriesKey::Arm { rollout: "chat".into(), arm, route: route.into() })
+        }
+    }
+
+    fn end(series: &Series, failed: bool) {
+        series.answered.add(1);
+        series.codes[if failed { CodeClass::Server } else { CodeClass::Success } as usize].add(1);
+        series.errors[ErrorKind::Status as usize].add(failed.into());
+        series.first_byte.record(3_000);
+        series.ended.add(1);
+    }
+
+    #[test]
+    fn both_arms_are_summed_over_routes_and_workers_and_told_once() {
+        let mut site = Site::new();
+        let (api, web) = (site.series(Arm::Canary, "api"), site.series(Arm::Canary, "web"));
+        let stable = site.series(Arm::Stable, "api");
+        let units = site.registry.units(&"chat".into());
+        for (series, worker, failed) in [(&api, 0, true), (&web, 1, true), (&web, 1, false), (&stable, 0, false)] {
+            series.of(worker).unwrap().started.add(1);
+            end(series.of(worker).unwrap(), failed);
+        }
+        api.of(1).unwrap().started.add(1);
+        units.of(0).unwrap().failures.add([3, 200]);
+        units.of(1).unwrap().failures.add([3, 200]);
+        units.of(1).unwrap().slow.add([9, 9]);
+        let measured = site.look().unwrap();
+        let of = |happened: &Happened| (happened.counts.ended, happened.counts.failures());
+        assert_eq!((of(&measured.stable), of(&measured.canary)), ((1, 0), (3, 2)));
+        assert_eq!((measured.started, measured.answered, measured.unanswered), (4, 3, 0));
+        let failures = measured.canary.failures.unwrap();
+        assert_eq!((failures[0][3], failures[1][200], failures.iter().flatten().sum::<u32>()), (2, 2, 4));
+        assert_eq!(measured.canary.slow.unwrap()[0][9], 1);
+        let again = site.look().unwrap();
+        assert_eq!((again.canary.counts.ended, again.started, again.canary.failures), (0, 4, None));
+    }
+
+    #[test]
+    fn a_unit_that_is_counted_a_moment_after_its_request_is_not_lost() {
+        let mut site = Site::new();
+        let canary = site.series(Arm::Canary, "api");
+        canary.of(0).unwrap().started.add(1);
+        end(canary.of(0).unwrap(), true);
+        assert!(site.look().unwrap().canary.failures.is_none());
+        site.registry.units(&"chat".into()).of(0).unwrap().failures.add([1, 1]);
+        assert_eq!(site.look().unwrap().canary.failures.unwrap()[0][1], 1);
+    }
+
+    #[test]
+    fn a_rollout_that_rests_is_looked_at_once_a_second() {
+        let mut site = Site::new();
+        let canary = site.series(Arm::Canary, "api");
+        canary.of(0).unwrap().started.add(1);
+        end(canary.of(0).unwrap(), false);
+        assert!(site.look().is_some());
+        assert!(site.look().is_some(), "once more, for what may have been counted late");
+        let looks: Vec<bool> = (0..80).map(|_| site.look().is_some()).collect();
+        assert_eq!(looks.iter().filter(|looked| **looked).count(), 2);
+    }
+
+    #[test]
+    fn what_may_turn_without_a_request_is_looked_at_every_time() {
+        let mut waiting = Site::new();
+        let canary = waiting.series(Arm::Canary, "api");
+        canary.of(0).unwrap().started.add(3);
+        let units = waiting.registry.units(&"chat".into());
+        [[1, 5], [2, 5], [3, 6]].iter().for_each(|slots| units.of(0).unwrap().waiting.add(*slots));
+        for _ in 0..50 {
+            let measured = waiting.look().unwrap();
+            assert_eq!((measured.started, measured.waiting_units), (3, 3));
+        }
+        let mut open = Site::new();
+        open.state = State::Open;
+        let mut sick = Site::new();
+        sick.healthy = false;
+        let mut running = Site::new();
+        let guard =
+            Guard { consecutive_errors: 2, min_units: 1, slow_us: None, counts_waiting: false, spares_both: true };
+        running.latch.failed(running.latch.mark("ann"), 0, &guard);
+        for site in [&mut open, &mut sick, &mut running] {
+            (0..50).for_each(|_| assert!(site.look().is_some()));
+        }
+        running.latch.failed(running.latch.mark("bob"), 0, &guard);
+        let measured = running.look().unwrap();
+        assert!(measured.latched && measured.run == 2 && measured.run_units == 2, "{measured:?}");
+        open.latch.open();
+        assert!(!open.look().unwrap().latched, "the breaker knows");
+        open.state = State::Closed;
+        assert!(open.look().unwrap().latched);
+    }
+
+    #[test]
+    fn probes_are_told_apart_with_their_units_in_the_same_slots() {
+        let mut site = Site::new();
+        site.state = State::HalfOpen;
+        let probes = site.registry.series(SeriesKey::Probe { rollout: "chat".into() });
+        probes.of(0).unwrap().started.add(2);
+        end(probes.of(0).unwrap(), true);
+        site.registry.units(&"chat".into()).of(0).unwrap().failures.add([7, 7]);
+        let measured = site.look().unwrap();
+        assert_eq!((measured.probes_started, measured.probes.counts.failures(), measured.started), (2, 1, 0));
+        assert_eq!((measured.canary.counts.ended, measured.canary.failures.unwrap()[0][7]), (0, 1));
+    }
+
+    #[test]
+    fn units_that_are_seen_no_more_are_forgotten_within_two_turns() {
+        let mut site = Site::new();
+        site.latch.saw(site.latch.mark("ann"));
+        for (after, seen) in [(10, 1), (9, 1), (1, 0)] {
+            site.now = site.now + Duration::from_secs(after);
+            site.measurer.turn([&site.latch].into_iter(), site.now);
+            assert_eq!(site.latch.units_seen(), seen);
+        }
+    }
+}

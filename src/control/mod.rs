@@ -14,6 +14,7 @@ pub mod store;
 mod facade;
 mod inbox;
 mod measure;
+mod probe;
 mod publish;
 mod reload;
 mod resolve;
@@ -23,6 +24,7 @@ mod tests;
 mod watch;
 
 pub use crate::rollout::report::Origin;
+pub use probe::{EndpointReport, UpstreamReport};
 pub use supervisor::{Start, StartError, start};
 
 use crate::latch::Latches;
@@ -101,6 +103,11 @@ impl Handle {
     /// How every rollout stands, over `window`, at most 15 minutes; in config order.
     pub async fn rollouts(&self, window: Duration) -> Result<Vec<RolloutReport>, Denied> {
         self.ask(ANSWER_WITHIN, |reply| Command::Rollouts { window, reply }).await
+    }
+
+    /// How the endpoints of every upstream do; in config order.
+    pub async fn upstreams(&self) -> Result<Vec<UpstreamReport>, Denied> {
+        self.ask(ANSWER_WITHIN, |reply| Command::Upstreams { reply }).await
     }
 
     /// Sets the weight, which then holds until the file's value changes. `force` is for weights above the one of a

@@ -6,7 +6,7 @@
 
 use crate::clock::Time;
 use crate::config::UpstreamConfig;
-use crate::snapshot::Endpoint;
+use crate::snapshot::{Endpoint, Health};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
@@ -61,6 +61,8 @@ struct Known {
 struct Id {
     id: u32,
     seen: Time,
+    /// Shared by all snapshots that name the endpoint.
+    health: Arc<Health>,
 }
 
 impl Resolver {
@@ -145,7 +147,8 @@ impl Resolver {
         })
     }
 
-    /// The present endpoints of every upstream. The same upstream, authority and address always have the same id.
+    /// The present endpoints of every upstream. The same upstream, authority and address always have the same id, and
+    /// with it the same health.
     pub fn endpoints(&mut self, upstreams: &[UpstreamConfig], now: Time) -> BTreeMap<Arc<str>, Vec<Endpoint>> {
         let mut all = BTreeMap::new();
         for upstream in upstreams {
@@ -153,9 +156,9 @@ impl Resolver {
             for endpoint in &upstream.endpoints {
                 let name = Name { host: endpoint.host.clone(), port: endpoint.port };
                 for address in self.names.get(&name).map(|known| known.addresses.clone()).unwrap_or_default() {
-                    let id = self.id_of(&upstream.name, &endpoint.authority, address, now);
+                    let (id, health) = self.id_of(&upstream.name, &endpoint.authority, address, now);
                     let (authority, server_name) = (Arc::clone(&endpoint.authority), endpoint.server_name.clone());
-                    endpoints.push(Endpoint { id, authority, server_name, address });
+                    endpoints.push(Endpoint { id, authority, server_name, address, health });
                 }
             }
             all.insert(Arc::clone(&upstream.name), endpoints);
@@ -164,14 +167,20 @@ impl Resolver {
         all
     }
 
-    fn id_of(&mut self, upstream: &Arc<str>, authority: &Arc<str>, address: SocketAddr, now: Time) -> u32 {
+    fn id_of(
+        &mut self,
+        upstream: &Arc<str>,
+        authority: &Arc<str>,
+        address: SocketAddr,
+        now: Time,
+    ) -> (u32, Arc<Health>) {
         let next = &mut self.next_id;
         let id = self.ids.entry((Arc::clone(upstream), Arc::clone(authority), address)).or_insert_with(|| {
             *next = next.wrapping_add(1);
-            Id { id: *next, seen: now }
+            Id { id: *next, seen: now, health: Arc::default() }
         });
         id.seen = now;
-        id.id
+        (id.id, Arc::clone(&id.health))
     }
 }
 
@@ -226,6 +235,7 @@ mod tests {
             response_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
             max_connections: 1,
+            health: None,
         }
     }
 

@@ -8,6 +8,7 @@ use super::facade::Facade;
 use super::inbox::{Command, Event, Inbox};
 use super::measure::Measurer;
 use super::own::Own;
+use super::probe::Prober;
 use super::publish::Publisher;
 use super::query::Queries;
 use super::reload::{Asker, InForce, Reloader};
@@ -141,6 +142,7 @@ struct Supervisor {
     queries: Queries,
     own: Own,
     resolver: Resolver,
+    prober: Prober,
     reloader: Reloader,
     facade: Facade,
     /// A config that was read and waits for its names to be resolved, at most that many ticks.
@@ -187,6 +189,7 @@ impl Supervisor {
             queries: Queries::new(clock.clone()),
             own: Own::new(clock.now()),
             resolver: Resolver::new(answers),
+            prober: Prober::start(events.clone())?,
             reloader: Reloader::new(config_path, environment, clock.clone(), events, &loaded.files, users),
             facade: Facade::new(),
             awaiting_names: None,
@@ -202,6 +205,8 @@ impl Supervisor {
         let _ = tokio::time::timeout(NAMES_WITHIN, supervisor.hear_names(&mut inbox)).await;
         // The first effects set latches, publish and record what has happened already: nothing to be refused.
         let _ = supervisor.carry_out_effects();
+        // Before the first request, so that every one of them is seen to start.
+        supervisor.look(supervisor.clock.now());
         let (published, latches) =
             supervisor.publisher.shared().ok_or_else(|| io::Error::other("nothing published"))?;
         let handle = Handle { published, latches, commands, draining: Arc::new(AtomicBool::new(false)) };
@@ -225,6 +230,13 @@ impl Supervisor {
                         self.publish();
                     }
                     self.go_on_with_names();
+                }
+                Event::Checked(found) => {
+                    let snapshot = self.publisher.present();
+                    if self.prober.take(found, snapshot.as_deref(), self.clock.wall()) {
+                        // An arm may have lost its last endpoint, or got one back: that is for now, not for the next tick.
+                        self.collect();
+                    }
                 }
                 Event::Looked { hands, changed } => self.reloader.looked(hands, changed),
                 Event::Read(judged) => {
@@ -324,6 +336,9 @@ impl Supervisor {
         live.endpoints = self.resolver.endpoints(&config.upstreams, self.clock.now());
         let generation = self.publisher.publish(&config, &live);
         self.facade.published(generation);
+        if let Some(snapshot) = self.publisher.present() {
+            self.prober.adopt(&config.upstreams, &snapshot);
+        }
     }
 
     fn live(&self) -> Live {

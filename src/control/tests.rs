@@ -5,6 +5,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::config::{self, UserFiles};
 use crate::rollout::Arm;
+use crate::rollout::breaker;
 use crate::rollout::report::State;
 use crate::tally::Series;
 use serde_json::Value;
@@ -408,6 +409,52 @@ async fn events_carry_both_arms_numbers_and_metrics_equal_what_was_counted() {
     ] {
         assert!(metrics.contains(line), "{line} in\n{metrics}");
     }
+}
+
+/// Five failures in a row of as many units, as workers that hold this snapshot tell of them.
+fn run_of_failures(snapshot: &Snapshot) {
+    let chat = &snapshot.rollouts[0];
+    let guard = chat.guard.as_ref().unwrap();
+    let era = chat.latch.read().era();
+    for unit in ["a", "b", "c", "d", "e"] {
+        chat.latch.saw(chat.latch.mark(unit));
+        chat.latch.failed(chat.latch.mark(unit), era, guard);
+    }
+    assert_eq!(chat.latch.read().state(), breaker::State::Open, "it opens by itself");
+}
+
+async fn breaker_state(site: &Site) -> Option<breaker::State> {
+    site.chat().await.breaker.map(|breaker| breaker.state)
+}
+
+#[tokio::test]
+async fn a_trip_needs_no_disk_and_the_way_back_does() {
+    let site = Site::new(&config("10%", "[rollouts.chat.breaker]\ncooldown = \"200ms\""));
+    site.break_store();
+    run_of_failures(&site.handle().published.load());
+    eventually("the trip", async || breaker_state(&site).await == Some(breaker::State::Open)).await;
+    let unwritten = |note: &str| note.contains("state cannot be written");
+    eventually("a try to half-open", async || site.chat().await.breaker.unwrap().note.is_some_and(|it| unwritten(&it)))
+        .await;
+    assert_eq!(site.handle().published.load().rollouts[0].latch.read().state(), breaker::State::Open);
+    let reason = conflict(site.handle().revive("chat", None, who()).await);
+    assert_eq!(reason, "state cannot be written");
+    let metrics = site.handle().metrics().await.unwrap();
+    assert!(metrics.contains("weir_breaker_state{rollout=\"chat\"} 2\n"), "{metrics}");
+    assert!(metrics.contains("weir_audit_events_total{kind=\"trip\"} 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_request_that_began_under_a_breaker_opens_nothing_once_that_is_switched_off() {
+    let site = Site::new(&config("10%", ""));
+    let before = site.handle().published.load();
+    site.write(&config("10%", "[rollouts.chat.breaker]\nenabled = false"));
+    site.handle().reload(who()).await.unwrap();
+    run_of_failures(&before);
+    let latch = &before.rollouts[0].latch;
+    eventually("the way back", async || latch.read().state() == breaker::State::Closed).await;
+    assert_eq!(breaker_state(&site).await, None);
+    assert_eq!(site.kinds().await, ["reload"]);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use crate::snapshot::{Limits, Upstream};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How to reach one upstream.
@@ -78,25 +79,67 @@ pub async fn in_room<T>(way: &Way<'_>, mut take: impl FnMut() -> Option<T>) -> R
 }
 
 /// Polls `step` for an answer's head. The upstream has the response timeout, anew whenever the request's body moves; a
-/// client that stops sending has the limit for idle bodies, and is to blame itself.
+/// client that stops sending has the limit for idle bodies, one that sends too slowly what its bytes are worth, and each
+/// is to blame itself.
 pub async fn in_time<T>(
     way: &Way<'_>,
     mut step: impl FnMut(&mut Context<'_>) -> (Poll<Result<T, Fault>>, Progress),
 ) -> Result<T, Fault> {
     let mut late = pin!(sleep(way.upstream.response_timeout));
     let mut seen = Progress::default();
+    let (mut since, mut waited) = (Instant::now(), Duration::ZERO);
     poll_fn(|cx| {
         let (polled, progress) = step(cx);
         if polled.is_ready() {
             return polled;
         }
         if progress != seen {
-            seen = progress;
-            let limit = if seen.waits_for_client { way.limits.body_idle } else { way.upstream.response_timeout };
-            late.as_mut().reset(Instant::now().checked_add(limit).unwrap_or_else(Instant::now));
+            let now = Instant::now();
+            if seen.waits_for_client {
+                waited = waited.saturating_add(now.saturating_duration_since(since));
+            }
+            (seen, since) = (progress, now);
+            let limit = match seen.waits_for_client {
+                true => way.limits.body_idle.min(patience(seen.taken, way.limits).saturating_sub(waited)),
+                false => way.upstream.response_timeout,
+            };
+            late.as_mut().reset(now.checked_add(limit).unwrap_or(now));
         }
         let fault = if seen.waits_for_client { Fault::ClientSlow } else { Fault::Failed(ErrorKind::Timeout) };
         late.as_mut().poll(cx).map(|()| Err(fault))
     })
     .await
+}
+
+/// How long a client may be waited for in all that has sent so many bytes: some seconds, and one for each `body_min_rate`.
+fn patience(taken: u64, limits: &Limits) -> Duration {
+    let earned = taken.checked_mul(1_000).and_then(|bytes| bytes.checked_div(limits.body_min_rate));
+    earned.map_or(Duration::MAX, |ms| SLOW_START.saturating_add(Duration::from_millis(ms)))
+}
+
+/// A connection that has just begun, or a client that reads its file first, is slow for no bad reason.
+const SLOW_START: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Format, UserFiles, load_text};
+    use std::path::Path;
+
+    #[test]
+    fn every_byte_earns_a_slow_client_some_time() {
+        let limits = |rate: &str| {
+            let text = format!(
+                "[limits]\nbody_min_rate = \"{rate}\"\n[[listeners]]\naddress = \"127.0.0.1:1\"\n\
+                 [[routes]]\nname = \"all\"\nupstream = \"a\"\n[upstreams.a]\nendpoints = [\"127.0.0.1:2\"]\n"
+            );
+            let loaded =
+                load_text("weir.toml", &text, Format::Toml, Path::new("."), &[], &mut UserFiles::default()).unwrap();
+            loaded.config.limits
+        };
+        assert_eq!(patience(0, &limits("240B")), Duration::from_secs(5));
+        assert_eq!(patience(2_400, &limits("240B")), Duration::from_secs(15));
+        assert_eq!(patience(u64::MAX, &limits("240B")), Duration::MAX);
+        assert_eq!(patience(0, &limits("0B")), Duration::MAX);
+    }
 }

@@ -1,10 +1,17 @@
 //! One client connection: TLS or not, HTTP/1 or HTTP/2, its deadlines, and its polite end when the worker drains.
 
+use super::admission::{Cut, Seated, TurnedAway};
 use super::local::{Seat, Worker};
+use super::pulse::{Pulse, Watched};
 use super::request;
-use super::shared::LocalExecutor;
+use super::tunnel::Tunnel;
+use super::vigil::{StreamVigil, Verdict, Vigil};
 use crate::snapshot::Limits;
-use crate::tally::{Cell as Count, PerWorker};
+use crate::tally::{Cell as Count, ListenerCounts, PerWorker};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,12 +22,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// What an HTTP/2 connection begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,10 +49,13 @@ pub struct Client {
     pub secure: bool,
     /// Index of the listener.
     pub listener: usize,
+    /// What the connection becomes when it has answered a request with 101.
+    tunnel: Cell<Option<Box<Tunnel>>>,
 }
 
 impl Client {
-    fn new(peer: SocketAddr, secure: bool, listener: usize) -> Self {
+    /// The client of a connection from that peer.
+    pub fn new(peer: SocketAddr, secure: bool, listener: usize) -> Self {
         // A dual-stack listener sees IPv4 clients as mapped addresses; config and services mean the plain ones.
         let address = peer.ip().to_canonical();
         let address_text = address.to_string();
@@ -52,7 +63,12 @@ impl Client {
             IpAddr::V4(_) => format!("for={address_text}"),
             IpAddr::V6(_) => format!("for=\"[{address_text}]\""),
         };
-        Client { address, address_text, forwarded_for, secure, listener }
+        Client { address, address_text, forwarded_for, secure, listener, tunnel: Cell::default() }
+    }
+
+    /// Makes the connection a tunnel when the answer that is given next has gone out.
+    pub fn switch(&self, tunnel: Tunnel) {
+        self.tunnel.set(Some(Box::new(tunnel)));
     }
 
     /// `https` or `http`.
@@ -67,7 +83,7 @@ enum Protocol {
 }
 
 /// Serves one connection to its end. What goes wrong on it concerns this client alone.
-pub async fn serve(worker: Rc<Worker>, listener_index: usize, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(worker: Rc<Worker>, listener_index: usize, stream: TcpStream, peer: SocketAddr, _seated: Seated) {
     // The snapshot is not kept: a connection may live for days, and each request adopts the one of its time.
     let Some(terms) = Terms::of(&worker, listener_index) else { return };
     let seat = worker.seat();
@@ -76,23 +92,61 @@ pub async fn serve(worker: Rc<Worker>, listener_index: usize, stream: TcpStream,
         return;
     }
     let client = Rc::new(Client::new(peer, terms.tls.is_some(), listener_index));
-    match &terms.tls {
-        Some(tls) => {
-            let accept = TlsAcceptor::from(Arc::clone(tls)).accept(stream);
-            let Ok(Ok(stream)) = timeout(terms.limits.tls_handshake_timeout, accept).await else { return };
-            let protocol = match stream.get_ref().1.alpn_protocol() {
-                Some(b"h2") => Protocol::Http2,
-                _ if terms.http1 => Protocol::Http1,
-                _ => return,
-            };
-            speak(&seat, client, &terms.limits, protocol, stream).await;
-        }
-        None => {
-            let sniff = sniff(&stream, &terms);
-            let Ok(Some(protocol)) = timeout(terms.limits.first_byte_timeout, sniff).await else { return };
-            speak(&seat, client, &terms.limits, protocol, stream).await;
-        }
+    let pulse = Rc::<Pulse>::default();
+    let served = match &terms.tls {
+        Some(tls) => match shake_hands(&worker, &terms, tls, Watched::new(stream, Rc::clone(&pulse))).await {
+            Ok(Some((protocol, stream))) => speak(&seat, client, &terms, protocol, stream, pulse).await,
+            Ok(None) => Ok(()),
+            Err(unserved) => Err(unserved),
+        },
+        None => match timeout(terms.limits.first_byte_timeout, sniff(&stream, &terms)).await {
+            Ok(Some(protocol)) => {
+                let stream = Watched::new(stream, Rc::clone(&pulse));
+                speak(&seat, client, &terms, protocol, stream, pulse).await
+            }
+            Ok(None) => Ok(()),
+            Err(_) => Err(Unserved::Cut(Cut::FirstByte)),
+        },
+    };
+    match served {
+        Ok(()) => {}
+        Err(Unserved::Cut(why)) => terms.counts.cut(worker.index, why),
+        Err(Unserved::TurnedAway(why)) => terms.counts.turn_away(worker.index, why),
     }
+}
+
+/// Why a connection ended other than by itself.
+enum Unserved {
+    Cut(Cut),
+    TurnedAway(TurnedAway),
+}
+
+/// Waits for a turn, then for the handshake, both within its time; none if the client gives up or speaks nothing that
+/// the listener does.
+async fn shake_hands(
+    worker: &Worker,
+    terms: &Terms,
+    tls: &Arc<rustls::ServerConfig>,
+    stream: Watched,
+) -> Result<Option<(Protocol, TlsStream<Watched>)>, Unserved> {
+    let late = sleep(terms.limits.tls_handshake_timeout);
+    let mut late = pin!(late);
+    let turn = tokio::select! {
+        turn = worker.handshakes.next(terms.limits.max_handshakes, terms.workers) => turn,
+        () = &mut late => return Err(Unserved::TurnedAway(TurnedAway::Handshakes)),
+    };
+    let accepted = tokio::select! {
+        accepted = TlsAcceptor::from(Arc::clone(tls)).accept(stream) => accepted,
+        () = &mut late => return Err(Unserved::Cut(Cut::Handshake)),
+    };
+    drop(turn);
+    let Ok(stream) = accepted else { return Ok(None) };
+    let protocol = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Protocol::Http2,
+        _ if terms.http1 => Protocol::Http1,
+        _ => return Ok(None),
+    };
+    Ok(Some((protocol, stream)))
 }
 
 /// What a connection takes from the snapshot it is accepted under.
@@ -102,6 +156,8 @@ struct Terms {
     http2: bool,
     limits: Limits,
     connections: Arc<PerWorker<Count>>,
+    counts: Arc<PerWorker<ListenerCounts>>,
+    workers: usize,
 }
 
 impl Terms {
@@ -114,6 +170,8 @@ impl Terms {
             http2: listener.http2,
             limits: adopted.snapshot.limits.clone(),
             connections: Arc::clone(&listener.connections),
+            counts: Arc::clone(&listener.counts),
+            workers: listener.connections.iter().count(),
         })
     }
 }
@@ -134,72 +192,173 @@ async fn sniff(stream: &TcpStream, terms: &Terms) -> Option<Protocol> {
     }
 }
 
-async fn speak<S>(seat: &Seat, client: Rc<Client>, limits: &Limits, protocol: Protocol, stream: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let handler = Rc::clone(seat.worker());
-    let begun = Cell::new(matches!(protocol, Protocol::Http2));
-    let service = service_fn(|request| {
-        begun.set(true);
-        let (worker, client) = (Rc::clone(&handler), Rc::clone(&client));
-        async move { Ok::<_, Infallible>(request::handle(worker, client, request).await) }
+async fn speak<S: ClientStream>(
+    seat: &Seat,
+    client: Rc<Client>,
+    terms: &Terms,
+    protocol: Protocol,
+    mut stream: S,
+    pulse: Rc<Pulse>,
+) -> Result<(), Unserved> {
+    let (worker, limits) = (seat.worker(), &terms.limits);
+    let http2 = matches!(protocol, Protocol::Http2);
+    pulse.open(http2, limits.requests_per_connection, stream.has_plaintext());
+    let service = service_fn(|request: Request<Incoming>| {
+        let under_way = pulse.begin(request.body().is_end_stream());
+        let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
+        async move {
+            let mut response = request::handle(worker, client, request).await;
+            if under_way.is_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response.body_mut().hold(under_way);
+            Ok::<_, Infallible>(response)
+        }
     });
-    let patience = Patience { begun: &begun, limit: limits.first_byte_timeout };
+    let age = (limits.connection_max_age < Duration::MAX).then(|| with_jitter(limits.connection_max_age, worker));
+    let watch = Watch {
+        seat,
+        pulse: &pulse,
+        patience: limits.first_byte_timeout,
+        begun: http2,
+        vigil: Vigil::new(Rc::clone(&pulse), http2, limits, age),
+    };
     let io = TokioIo::new(stream);
     match protocol {
         Protocol::Http1 => {
-            let connection = http1_builder(limits).serve_connection(io, service);
-            run(seat, connection, patience, |connection| connection.graceful_shutdown()).await;
+            let mut connection = http1_builder(limits).serve_connection(io, &service);
+            let ended = run(watch, Pin::new(&mut connection), |connection| connection.graceful_shutdown()).await?;
+            if let (true, Some(tunnel)) = (ended, client.tunnel.take()) {
+                let parts = connection.into_parts();
+                tunnel.run(parts.io.into_inner(), parts.read_buf).await;
+            }
+            Ok(())
         }
         Protocol::Http2 => {
-            let connection = http2_builder(limits).serve_connection(io, service);
-            run(seat, connection, patience, |connection| connection.graceful_shutdown()).await;
+            let counts = Arc::clone(&terms.counts);
+            let streams = Streams { pulse: Rc::clone(&pulse), stall: limits.write_stall, worker: worker.index, counts };
+            let connection = pin!(http2_builder(limits, streams).serve_connection(io, &service));
+            run(watch, connection, |connection| connection.graceful_shutdown()).await.map(|_| ())
         }
     }
 }
 
-/// How long a connection without a request is left alone when the worker drains.
-struct Patience<'a> {
-    /// Whether it has had a request, or can tell its client that none was taken.
-    begun: &'a Cell<bool>,
-    limit: Duration,
+/// A client's byte stream: TCP, or TLS over it.
+trait ClientStream: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// Whether something that the client sent came with the handshake already, so that no read will show it.
+    fn has_plaintext(&mut self) -> bool;
 }
 
-/// Polls a connection to its end and tells it once to finish when the worker drains. One whose first request may be on
-/// its way is told when that has come: hyper would close it at once.
-async fn run<C, E>(seat: &Seat, connection: C, patience: Patience<'_>, finish: impl Fn(Pin<&mut C>))
+impl ClientStream for Watched {
+    fn has_plaintext(&mut self) -> bool {
+        false
+    }
+}
+
+impl ClientStream for TlsStream<Watched> {
+    fn has_plaintext(&mut self) -> bool {
+        let state = self.get_mut().1.process_new_packets();
+        state.is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
+    }
+}
+
+/// A tenth more or less, so that connections that began together do not end together.
+fn with_jitter(age: Duration, worker: &Worker) -> Duration {
+    let tenth = age.checked_div(10).unwrap_or_default();
+    let per_mille = worker.random_below(1_000).saturating_mul(2);
+    age.saturating_sub(tenth).saturating_add(tenth.saturating_mul(per_mille).checked_div(1_000).unwrap_or_default())
+}
+
+/// What a connection is watched with.
+struct Watch<'a> {
+    seat: &'a Seat,
+    pulse: &'a Pulse,
+    /// How long a connection without a request is left alone when the worker drains.
+    patience: Duration,
+    /// Whether it can tell its client that no request was taken.
+    begun: bool,
+    vigil: Vigil,
+}
+
+/// Polls a connection to its end, and tells it once to finish: when the worker drains, when it has lasted long enough,
+/// when nothing happens on it. One whose first request may be on its way when the worker drains is told when that has
+/// come: hyper would close it at once. Whether it ended well.
+async fn run<C, E>(
+    mut watch: Watch<'_>,
+    mut connection: Pin<&mut C>,
+    finish: impl Fn(Pin<&mut C>),
+) -> Result<bool, Unserved>
 where
     C: Future<Output = Result<(), E>>,
 {
-    let mut connection = pin!(connection);
-    let mut told = false;
     let mut late: Option<Pin<Box<Sleep>>> = None;
-    seat.wake_by(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    poll_fn(|cx: &mut Context<'_>| -> Poll<()> {
+    watch.seat.wake_by(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+    poll_fn(|cx: &mut Context<'_>| -> Poll<Result<bool, Unserved>> {
         loop {
-            if connection.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Ok(ended.is_ok()));
             }
-            if told || !seat.worker().must_finish() {
-                return Poll::Pending;
+            let mut ends = false;
+            if !watch.vigil.is_told() {
+                ends = watch.pulse.asks_goaway();
+                if !ends && watch.seat.worker().must_finish() {
+                    ends = watch.begun || watch.pulse.has_begun() || {
+                        let late = late.get_or_insert_with(|| Box::pin(sleep(watch.patience)));
+                        late.as_mut().poll(cx).is_ready()
+                    };
+                }
             }
-            if !patience.begun.get() {
-                ready!(late.get_or_insert_with(|| Box::pin(sleep(patience.limit))).as_mut().poll(cx));
+            match watch.vigil.look(cx) {
+                Verdict::Wait if !ends => return Poll::Pending,
+                Verdict::Wait | Verdict::Finish => {
+                    watch.vigil.tell();
+                    finish(connection.as_mut());
+                }
+                Verdict::Cut(why) => {
+                    watch.pulse.reset();
+                    return Poll::Ready(why.map_or(Ok(false), |why| Err(Unserved::Cut(why))));
+                }
             }
-            told = true;
-            finish(connection.as_mut());
         }
     })
-    .await;
+    .await
+}
+
+/// Runs a client's HTTP/2 streams on the worker's own thread, each as long as its client takes its answer.
+#[derive(Clone)]
+struct Streams {
+    pulse: Rc<Pulse>,
+    stall: Duration,
+    worker: usize,
+    counts: Arc<PerWorker<ListenerCounts>>,
+}
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let mut vigil = StreamVigil::new(Rc::clone(&self.pulse), self.stall);
+        let (worker, counts) = (self.worker, Arc::clone(&self.counts));
+        tokio::task::spawn_local(async move {
+            let mut stream = pin!(stream);
+            poll_fn(|cx| {
+                vigil.before();
+                if stream.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                // A stream that is dropped is reset.
+                vigil.after(cx).map(|()| counts.cut(worker, Cut::WriteStall))
+            })
+            .await;
+        });
+    }
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.keep_alive_idle)
+        // hyper sets a timer for each head; `vigil` does with one for the connection.
+        .header_read_timeout(None)
         .max_buf_size(limits.h1_buffer)
+        .max_header_size(limits.max_header_bytes)
         .keep_alive(true)
         .half_close(false)
         // One copy of a small answer is cheaper than a vectored write.
@@ -210,8 +369,8 @@ fn http1_builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
-fn http2_builder(limits: &Limits) -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor);
+fn http2_builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.h2_streams)

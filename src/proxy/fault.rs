@@ -10,7 +10,11 @@ pub enum Fault {
     ClientLeft,
     /// The client stopped sending its body; nobody's failure.
     ClientSlow,
-    /// The upstream has no known address.
+    /// Its body is longer than allowed; nobody's failure but its own.
+    BodyTooLong,
+    /// weir has no descriptor, port or memory left for a connection; not the upstream's failure.
+    Exhausted,
+    /// The upstream has no healthy endpoint, or no known address at all.
     NoEndpoint,
     /// Every allowed connection to it is taken.
     Busy,
@@ -22,7 +26,8 @@ impl Fault {
     /// How the request ended, for the tally. No endpoint and no free connection are the upstream's failure to connect.
     pub const fn end(self) -> End {
         match self {
-            Fault::ClientLeft | Fault::ClientSlow => End::ClientLeft,
+            Fault::ClientLeft | Fault::ClientSlow | Fault::BodyTooLong => End::ClientLeft,
+            Fault::Exhausted => End::Complete,
             Fault::NoEndpoint | Fault::Busy => End::Failed(ErrorKind::Connect),
             Fault::Failed(kind) => End::Failed(kind),
         }

@@ -7,14 +7,15 @@
 use super::attempt::{Failed, Way, connect};
 use super::body::Flow;
 use super::fault::Fault;
-use super::h1::Exchange;
+use super::h1::{Exchange, Rest};
 use super::h2;
 use super::headers::{Rewrite, clean_answer};
 use super::link::Link;
 use super::pool::Lease;
 use super::replay::Outgoing;
 use crate::rollout::outcome::ErrorKind;
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 
 /// An upstream's answer; its body is still on the way.
@@ -41,13 +42,17 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoin
     let Some(mut lease) = way.pool.pick(None) else {
         return Err(Unanswered { fault: Fault::NoEndpoint, unsent: Some(body) });
     };
-    let mut fresh = false;
+    // A WebSocket keeps its connection, so a pooled one would be missed by others, and may be closing.
+    let mut fresh = rewrite.websocket && !way.upstream.http2;
     for last in [false, true] {
         let Failed { fault, unsent, stale, lease: tried } = match attempt(way, lease, rewrite, body.take(), fresh).await
         {
             Ok(answer) => return Ok(answer),
             Err(failed) => *failed,
         };
+        if !stale {
+            tried.failed(fault);
+        }
         let again = unsent.is_some() || (stale && repeatable);
         let next = match fault {
             _ if last || !again => None,
@@ -96,9 +101,18 @@ async fn send_h1(
 ) -> Result<Answer, Box<Failed>> {
     let length = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
     write_head(&mut link.outbox.bytes, rewrite, &lease, length, body.is_some());
-    let exchange = Exchange::new(link, lease, body, length.is_none());
-    let (head, download) = exchange.head(way, &rewrite.parts.method).await?;
-    Ok(Answer { status: head.status, headers: head.headers, flow: Flow::H1(download) })
+    let exchange = Exchange::new(link, lease, body, length.is_none(), way.limits.max_body).switching(rewrite.websocket);
+    let (mut head, rest) = exchange.head(way, &rewrite.parts.method).await?;
+    let flow = match rest {
+        Rest::Body(download) => Flow::H1(download),
+        Rest::Switched(switched) => {
+            head.headers.remove(CONTENT_LENGTH);
+            head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            Flow::Switched(Box::new(switched))
+        }
+    };
+    Ok(Answer { status: head.status, headers: head.headers, flow })
 }
 
 /// The request's head as HTTP/1.1 text.
@@ -120,6 +134,9 @@ fn write_head(out: &mut Vec<u8>, rewrite: &Rewrite<'_>, lease: &Lease, length: O
             out.extend_from_slice(b"\r\n");
         }
         Some(_) => {}
+    }
+    if rewrite.websocket {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
     }
     rewrite.write(out);
     out.extend_from_slice(b"\r\n");

@@ -33,22 +33,49 @@ pub struct Exchange {
     lease: Lease,
     upload: Upload,
     interim: u8,
+    /// Whether the request asks for a WebSocket.
+    switches: bool,
+}
+
+/// What follows an answer's head.
+pub enum Rest {
+    /// Its body.
+    Body(Download),
+    /// Whatever the protocol says that the connection has been switched to.
+    Switched(Switched),
+}
+
+/// A connection that speaks HTTP no more; it never goes back to the pool.
+pub struct Switched {
+    /// The connection, with what was read behind the head.
+    pub link: Link,
+    /// The claim on its endpoint.
+    pub lease: Lease,
 }
 
 impl Exchange {
     /// An exchange whose request head is in the link's outbox already.
-    pub fn new(link: Link, lease: Lease, body: Option<Outgoing>, chunked: bool) -> Self {
-        Exchange { link, lease, upload: Upload::new(body, chunked), interim: 0 }
+    pub fn new(link: Link, lease: Lease, body: Option<Outgoing>, chunked: bool, body_bytes_max: u64) -> Self {
+        Exchange { link, lease, upload: Upload::new(body, chunked, body_bytes_max), interim: 0, switches: false }
+    }
+
+    /// The same for a request that asks for a WebSocket: then 101 is an answer.
+    pub fn switching(self, switches: bool) -> Self {
+        Exchange { switches, ..self }
     }
 
     /// Sends the request and waits for the answer's head.
-    pub async fn head(mut self, way: &Way<'_>, method: &Method) -> Result<(Head, Download), Box<Failed>> {
+    pub async fn head(mut self, way: &Way<'_>, method: &Method) -> Result<(Head, Rest), Box<Failed>> {
         let bytes_max = way.limits.max_upstream_header_bytes;
         let result = in_time(way, |cx| (self.poll_head(cx, method, bytes_max), self.progress())).await;
         match result {
+            Ok(head) if head.status.is_informational() => {
+                Ok((head, Rest::Switched(Switched { link: self.link, lease: self.lease })))
+            }
             Ok(head) => {
+                self.lease.answered();
                 let download = Download::new(self, &head, way.limits.stream_idle);
-                Ok((head, download))
+                Ok((head, Rest::Body(download)))
             }
             Err(fault) => {
                 let unsent = (self.upload.written == 0).then(|| self.upload.body.take());
@@ -76,6 +103,7 @@ impl Exchange {
             while !self.link.inbox.is_empty() {
                 match take_head(&mut self.link.inbox, method, bytes_max) {
                     Ok(Some(head)) if !head.status.is_informational() => return Poll::Ready(Ok(head)),
+                    Ok(Some(head)) if self.switches && head.is_websocket => return Poll::Ready(Ok(head)),
                     Ok(Some(head)) if head.status.as_u16() == 101 || self.interim == INTERIM_MAX => {
                         return Poll::Ready(Err(Fault::Failed(ErrorKind::Protocol)));
                     }
@@ -215,7 +243,9 @@ impl Download {
 
     fn fail(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.uploaded = self.uploaded();
-        self.exchange = None;
+        if let Some(exchange) = self.exchange.take() {
+            exchange.lease.failed(fault);
+        }
         self.state = State::Done;
         Poll::Ready(Some(Err(fault)))
     }

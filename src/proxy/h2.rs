@@ -34,7 +34,9 @@ pub async fn send(
         Err(fault) => return failed(fault, Some(body), false, lease),
     };
     let passed = Rc::<Passed>::default();
-    let Some(request) = prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed) }) else {
+    let Some(request) =
+        prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed), bytes_max: way.limits.max_body })
+    else {
         return failed(Fault::Failed(ErrorKind::Protocol), None, false, lease);
     };
     let mut unsent = None;
@@ -49,12 +51,18 @@ pub async fn send(
     });
     match answered.await {
         Ok(response) => {
+            lease.answered();
             let (head, body) = response.into_parts();
             let idle_limit = way.limits.stream_idle;
-            let download = Download { body, passed, idle_limit, idle: None, _held: (stream, lease) };
+            let download = Download { body, passed, idle_limit, idle: None, held: (stream, lease) };
             Ok((head, download))
         }
         Err(fault) => {
+            if fault == Fault::Failed(ErrorKind::Timeout) {
+                // It may be dead without a word: no other request should learn that by waiting as long.
+                lease.shared().borrow_mut().retain(|shared| !shared.carries(&stream));
+                stream.condemn();
+            }
             let stale = pooled && fault == Fault::Failed(ErrorKind::Reset);
             failed(fault, unsent, stale, lease)
         }
@@ -127,8 +135,8 @@ fn prepare(way: &Way<'_>, lease: &Lease, rewrite: &Rewrite<'_>, body: Upload) ->
 }
 
 fn fault_of(error: &hyper::Error, passed: &Passed) -> Fault {
-    if passed.client_left.get() {
-        return Fault::ClientLeft;
+    if let Some(fault) = passed.clients_fault() {
+        return fault;
     }
     Fault::Failed(if error.is_parse() { ErrorKind::Protocol } else { ErrorKind::Reset })
 }
@@ -139,7 +147,7 @@ pub struct Download {
     passed: Rc<Passed>,
     idle_limit: Duration,
     idle: Option<Pin<Box<tokio::time::Sleep>>>,
-    _held: (Stream, Lease),
+    held: (Stream, Lease),
 }
 
 impl Download {
@@ -163,17 +171,21 @@ impl Download {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.idle = None;
-                let left = self.passed.client_left.get();
-                let fault = if left { Fault::ClientLeft } else { Fault::Failed(ErrorKind::Truncated) };
-                Poll::Ready(frame.map(|frame| frame.map_err(|_| fault)))
+                let fault = self.passed.clients_fault().unwrap_or(Fault::Failed(ErrorKind::Truncated));
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| self.failed(fault))))
             }
             Poll::Pending => {
                 let limit = self.idle_limit;
                 let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
                 let waits_for_client = self.passed.waits_for_client.get();
                 let fault = if waits_for_client { Fault::ClientSlow } else { Fault::Failed(ErrorKind::Timeout) };
-                idle.as_mut().poll(cx).map(|()| Some(Err(fault)))
+                idle.as_mut().poll(cx).map(|()| Some(Err(self.failed(fault))))
             }
         }
+    }
+
+    fn failed(&self, fault: Fault) -> Fault {
+        self.held.1.failed(fault);
+        fault
     }
 }

@@ -4,7 +4,7 @@
 
 use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -23,6 +23,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the connection may be used again after the body.
     pub keep_alive: bool,
+    /// Whether it switches the connection to WebSocket: a 101 whose fields say so.
+    pub is_websocket: bool,
 }
 
 /// How a body ends.
@@ -92,6 +94,7 @@ fn collect(
     let mut connection = Connection::default();
     let mut length = None;
     let mut coded = false;
+    let mut upgrade = None;
     for (name, span) in spans.drain(..) {
         let value = HeaderValue::from_maybe_shared(block.slice(span)).map_err(|_| MalformedHead::Syntax)?;
         if name == TRANSFER_ENCODING {
@@ -107,6 +110,8 @@ fn collect(
             headers.insert(name, value);
         } else if name == CONNECTION {
             connection.read(&value);
+        } else if name == UPGRADE {
+            upgrade = Some(value);
         } else if !concerns_connection(&name) {
             headers.append(name, value);
         }
@@ -114,12 +119,16 @@ fn collect(
     if coded && (length.is_some() || !http_1_1) {
         return Err(MalformedHead::Coding);
     }
+    let is_websocket = status == StatusCode::SWITCHING_PROTOCOLS
+        && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && connection.named.contains(&UPGRADE);
     for name in connection.named.drain(..) {
         headers.remove(name);
     }
     let framing = framing(status, request, coded, length);
     let persistent = if http_1_1 { !connection.close } else { connection.keep_alive };
-    Ok(Head { status, headers, framing, keep_alive: persistent && framing != Framing::UntilClose })
+    let keep_alive = persistent && framing != Framing::UntilClose;
+    Ok(Head { status, headers, framing, keep_alive, is_websocket })
 }
 
 /// RFC 9112 §6.3, the cases of an answer.
@@ -273,6 +282,17 @@ mod tests {
         let head = head.unwrap().unwrap();
         assert!(!head.keep_alive);
         assert_eq!(head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-end"]);
+    }
+
+    #[test]
+    fn only_a_101_that_says_so_twice_switches_to_websocket() {
+        let switches = |text: &str| parse(&format!("HTTP/1.1 {text}\r\n\r\n")).unwrap().unwrap().is_websocket;
+        let both = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket";
+        assert!(switches(&format!("101 Switching\r\n{both}")));
+        assert!(!switches(&format!("200 OK\r\n{both}")));
+        assert!(!switches("101 Switching\r\nUpgrade: websocket"));
+        assert!(!switches("101 Switching\r\nConnection: upgrade"));
+        assert!(!switches("101 Switching\r\nConnection: upgrade\r\nUpgrade: h2c"));
     }
 
     #[test]

@@ -108,6 +108,8 @@ impl Ids {
 pub struct Rewrite<'a> {
     /// The client's request.
     pub parts: &'a Parts,
+    /// Whether it asks for a WebSocket, which the route allows.
+    pub websocket: bool,
     /// Who sent it.
     pub client: &'a Client,
     /// Whether that peer's forwarding headers are believed.

@@ -3,7 +3,9 @@
 //! Everything here belongs to one thread; nothing is locked.
 
 use super::access::{Line, Log};
+use super::admission::Turns;
 use super::budget::Budget;
+use super::lasting::Streams;
 use super::pool::{Pools, UpstreamPool};
 use super::vitals::Gate;
 use crate::clock::Clock;
@@ -34,6 +36,8 @@ pub struct Worker {
     pub index: usize,
     /// The clock.
     pub clock: Clock,
+    /// Turns for TLS handshakes.
+    pub handshakes: Turns,
     published: Arc<Published<Snapshot>>,
     adopted: RefCell<Rc<Adopted>>,
     pools: RefCell<Pools>,
@@ -48,6 +52,8 @@ pub struct Worker {
     accepting: RefCell<Vec<Waker>>,
     /// Told when the last connection is gone.
     empty: Notify,
+    /// The streams that last.
+    pub streams: Streams,
 }
 
 /// A snapshot with this worker's pools for it.
@@ -120,6 +126,7 @@ impl Worker {
         Worker {
             index,
             clock,
+            handshakes: Turns::default(),
             published,
             adopted: RefCell::new(Rc::new(adopted)),
             pools: RefCell::new(pools),
@@ -131,6 +138,7 @@ impl Worker {
             seats: RefCell::default(),
             accepting: RefCell::default(),
             empty: Notify::new(),
+            streams: Streams::default(),
         }
     }
 

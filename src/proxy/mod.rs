@@ -16,11 +16,14 @@
 )]
 
 pub mod access;
+mod admission;
 mod attempt;
 mod body;
 mod budget;
 mod chunked;
 mod conn;
+mod ejection;
+mod ending;
 mod fallback;
 mod fault;
 mod flags;
@@ -29,18 +32,23 @@ mod h1;
 mod h2;
 mod head;
 mod headers;
+mod lasting;
 mod link;
 mod local;
 mod observe;
 mod pool;
+mod pulse;
 mod refusal;
 mod replay;
 mod request;
 mod route;
 mod shared;
 mod signals;
+mod tunnel;
 mod unit;
 mod upload;
+mod vigil;
 mod vitals;
 mod watch;
+mod websocket;
 pub mod worker;

@@ -3,11 +3,15 @@
 //! An observation that is dropped unclosed belongs to a client that left.
 
 use super::access;
+use super::admission::Admitted;
+use super::ending::Kind;
+use super::lasting::{Canary, Stream};
 use super::local::{Adopted, Worker};
 use super::signals;
 use super::watch::{Ended, Watches};
 use crate::clock::Time;
 use crate::latch::UnitMark;
+use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason};
 use crate::rollout::outcome::{CodeClass, End, Outcome};
 use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
@@ -36,6 +40,8 @@ pub struct Observation {
     bytes_in: u64,
     bytes_out: u64,
     line: Option<Box<access::Line>>,
+    /// Its places among the requests under way, until the end.
+    admitted: Option<Admitted>,
     closed: bool,
 }
 
@@ -43,19 +49,19 @@ impl Observation {
     /// Begins to count a request that was decided; `mark` is asked for its unit where a breaker must know it.
     pub fn start(
         worker: &Rc<Worker>,
-        adopted: &Rc<Adopted>,
-        route: usize,
+        admitted: Admitted,
         decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
         started: Time,
         line: Option<Box<access::Line>>,
         mark: impl Fn(usize) -> UnitMark,
     ) -> Box<Self> {
+        let (adopted, route) = (Rc::clone(&admitted.adopted), admitted.route);
         let snapshot = &*adopted.snapshot;
         let watch = |route| Watches::start(snapshot, worker.index, route, &decisions, mark);
         let watches = snapshot.routes.get(route).map(watch).unwrap_or_default();
         let observation = Observation {
             worker: Rc::clone(worker),
-            adopted: Rc::clone(adopted),
+            adopted,
             route,
             decisions,
             watches,
@@ -68,6 +74,7 @@ impl Observation {
             bytes_in: 0,
             bytes_out: 0,
             line,
+            admitted: Some(admitted),
             closed: false,
         };
         observation.each_series(|series, _| series.started.add(1));
@@ -105,7 +112,9 @@ impl Observation {
     /// What follows is counted nowhere, because no decision led there; the access log alone tells of it.
     pub fn hand_over(&mut self, end: End, failure: &'static str, upstream: Option<Arc<str>>) {
         let line = self.line.take();
+        let admitted = self.admitted.take();
         self.close(end);
+        self.admitted = admitted.map(Admitted::off_its_arms);
         self.closed = false;
         self.decisions.clear();
         self.watches = Watches::default();
@@ -115,6 +124,34 @@ impl Observation {
         self.grpc_status = None;
         self.signals = 0;
         self.line = line.map(|line| Box::new(access::Line { upstream, fallback: Some(failure), error: None, ..*line }));
+    }
+
+    /// Notes on the access line that the answer ended in another way than by itself.
+    pub fn remark(&mut self, word: &'static str) {
+        if let Some(line) = &mut self.line {
+            line.error = Some(word);
+        }
+    }
+
+    /// The worker that counts.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// The rollouts that sent the request to their canaries.
+    pub fn canaries(&self) -> impl Iterator<Item = Canary> {
+        let rollouts = self.route().map(|route| &route.rollouts[..]).unwrap_or_default();
+        rollouts.iter().zip(&self.decisions).filter(|(_, decision)| decision.arm == Arm::Canary).filter_map(
+            |(on_route, decision)| {
+                let rollout = Arc::clone(&self.snapshot().splits.get(on_route.rollout)?.name);
+                Some(Canary { rollout, forced: decision.reason == Reason::Forced })
+            },
+        )
+    }
+
+    /// Puts the answer on the list of the streams that last.
+    pub fn lasting(&self, kind: Kind) -> Stream {
+        Stream::begin(&self.worker, kind, self.started, self.canaries().collect())
     }
 
     /// So many bytes of the answer's body went out.
@@ -141,6 +178,7 @@ impl Observation {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
+        self.admitted = None;
         let now = self.worker.clock.now();
         let outcome = self.outcome(end);
         let class = self.status.map_or(CodeClass::None, |status| CodeClass::of(status.as_u16()));

@@ -1,8 +1,10 @@
-//! The upstream connections of one worker: checkout by least in flight, connect, reuse, sweep.
+//! The upstream connections of one worker: checkout by least in flight among healthy endpoints, connect, reuse, sweep.
 //!
 //! Nothing here is shared with other workers. A pool belongs to an endpoint id and outlives snapshots, so a reload
 //! drops no connection. It never retries: `forward` decides what may be sent again.
 
+use super::admission::is_exhaustion;
+use super::ejection::{Ejection, Era, leaves_half};
 use super::fault::Fault;
 use super::link::{Io, Link, Place, Quota};
 use super::shared::Shared;
@@ -30,7 +32,7 @@ pub struct Pools {
 /// The pools of one upstream's endpoints, as one snapshot names them.
 pub struct UpstreamPool {
     /// One per endpoint, in the snapshot's order.
-    endpoints: Vec<Rc<EndpointPool>>,
+    endpoints: Rc<[Rc<EndpointPool>]>,
     quota: Rc<Quota>,
     turn: Cell<usize>,
 }
@@ -48,18 +50,30 @@ pub struct EndpointPool {
     active_gauge: Arc<PerWorker<Count>>,
     idle_gauge: Arc<PerWorker<Count>>,
     quota: Rc<Quota>,
-    /// Until when other endpoints are preferred, because this one could not be reached.
-    avoided_until: Cell<Time>,
+    ejection: Cell<Ejection>,
+    ejections: Arc<PerWorker<Count>>,
     /// Whether no snapshot names it any more: nothing is kept for later then.
     retired: Cell<bool>,
 }
 
-/// How long other endpoints are preferred after one could not be reached.
-const AVOID: Duration = Duration::from_secs(5);
-
-/// A request's claim on an endpoint; ends with the request.
+/// A request's claim on an endpoint; ends with the request, and tells the endpoint then how it went.
 pub struct Lease {
     pool: Rc<EndpointPool>,
+    /// The endpoints it was picked from.
+    among: Rc<[Rc<EndpointPool>]>,
+    era: Era,
+    went: Cell<Went>,
+}
+
+/// How a request went, as far as its endpoint is concerned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Went {
+    /// Nothing can be said: it is under way, or its client ended it.
+    Unknown,
+    /// An answer has begun.
+    Well,
+    /// The endpoint failed.
+    Badly,
 }
 
 impl Pools {
@@ -80,7 +94,7 @@ impl Pools {
                 Some(pool) => Rc::clone(pool),
                 None => Rc::new(EndpointPool::new(endpoint, upstream, &quota, self.worker, self.clock.clone())),
             };
-            let endpoints: Vec<_> = upstream.endpoints.iter().map(pool_of).collect();
+            let endpoints: Rc<[_]> = upstream.endpoints.iter().map(pool_of).collect();
             kept.extend(endpoints.iter().map(|pool| (pool.endpoint.id, Rc::clone(pool))));
             adopted.push(UpstreamPool { endpoints, quota, turn: Cell::new(0) });
         }
@@ -114,8 +128,8 @@ impl Pools {
 }
 
 impl UpstreamPool {
-    /// The endpoint with the fewest requests under way, other than `except`; ties go round. One that could not be
-    /// reached lately comes last.
+    /// The healthy endpoint with the fewest requests under way, other than `except`; ties go round. Those that failed
+    /// lately come last.
     pub fn pick(&self, except: Option<&Lease>) -> Option<Lease> {
         let turn = self.turn.get();
         if except.is_none() {
@@ -125,8 +139,9 @@ impl UpstreamPool {
         let start = turn.checked_rem(count)?;
         let others = |pool: &&Rc<EndpointPool>| except.is_none_or(|lease| !Rc::ptr_eq(&lease.pool, pool));
         let rotated = self.endpoints.iter().cycle().skip(start).take(count);
-        let pool = rotated.filter(others).min_by_key(|pool| (pool.is_avoided(), pool.in_flight.get()))?;
-        Some(Lease::new(pool))
+        let healthy = rotated.filter(others).filter(|pool| pool.is_healthy());
+        let pool = healthy.min_by_key(|pool| (pool.is_spared(), pool.in_flight.get()))?;
+        Some(Lease::new(pool, &self.endpoints))
     }
 
     /// A place for one more connection, if the upstream's quota has one or an idle connection can give its own up.
@@ -164,14 +179,26 @@ impl EndpointPool {
             active_gauge: Arc::clone(&upstream.active),
             idle_gauge: Arc::clone(&upstream.idle),
             quota: Rc::clone(quota),
-            avoided_until: Cell::default(),
+            ejection: Cell::default(),
+            ejections: Arc::clone(&upstream.ejections),
             retired: Cell::default(),
         }
     }
 
-    fn is_avoided(&self) -> bool {
-        let until = self.avoided_until.get();
+    fn is_healthy(&self) -> bool {
+        self.endpoint.health.is_up()
+    }
+
+    fn is_spared(&self) -> bool {
+        let until = self.ejection.get().spared_until();
         until > Time::default() && until > self.clock.now()
+    }
+
+    fn judge<T>(&self, judge: impl FnOnce(&mut Ejection) -> T) -> T {
+        let mut ejection = self.ejection.get();
+        let judged = judge(&mut ejection);
+        self.ejection.set(ejection);
+        judged
     }
 
     fn take_idle(&self) -> Option<Link> {
@@ -210,12 +237,48 @@ impl EndpointPool {
 }
 
 impl Lease {
-    fn new(pool: &Rc<EndpointPool>) -> Self {
+    fn new(pool: &Rc<EndpointPool>, among: &Rc<[Rc<EndpointPool>]>) -> Self {
         pool.in_flight.set(pool.in_flight.get().saturating_add(1));
         if let Some(gauge) = pool.active_gauge.of(pool.worker) {
             gauge.add(1);
         }
-        Lease { pool: Rc::clone(pool) }
+        let era = pool.ejection.get().era();
+        Lease { pool: Rc::clone(pool), among: Rc::clone(among), era, went: Cell::new(Went::Unknown) }
+    }
+
+    /// The endpoint has begun to answer. What comes of it is known at the end.
+    pub fn answered(&self) {
+        self.went.set(Went::Well);
+    }
+
+    /// The request failed; counts against the endpoint unless the client is to blame, or the service by its own word.
+    pub fn failed(&self, fault: Fault) {
+        if let Fault::Failed(kind) = fault
+            && !matches!(kind, ErrorKind::Status | ErrorKind::Grpc)
+        {
+            self.went.set(Went::Badly);
+        }
+    }
+
+    /// Tells the endpoint how the request went; where there is no other endpoint to turn to, nobody needs to know.
+    fn settle(&self) {
+        match self.went.get() {
+            Went::Well if self.among.len() > 1 => self.pool.judge(|ejection| ejection.succeeded(self.era)),
+            Went::Badly if self.among.len() > 1 => self.settle_badly(),
+            _ => {}
+        }
+    }
+
+    #[cold]
+    fn settle_badly(&self) {
+        let now = self.pool.clock.now();
+        let healthy = || self.among.iter().filter(|pool| pool.is_healthy());
+        let allowed =
+            || leaves_half(healthy().filter(|pool| pool.ejection.get().is_ejected(now)).count(), healthy().count());
+        let ejected = self.pool.judge(|ejection| ejection.failed(self.era, now, allowed));
+        if let (true, Some(count)) = (ejected, self.pool.ejections.of(self.pool.worker)) {
+            count.add(1);
+        }
     }
 
     /// The multiplexed connections to the endpoint.
@@ -250,14 +313,20 @@ impl Lease {
     pub async fn connect(&self, upstream: &Upstream, place: Place) -> Result<Link, Fault> {
         let opened = timeout(upstream.connect_timeout, self.open(upstream)).await;
         let io = opened.unwrap_or(Err(Fault::Failed(ErrorKind::Connect)));
-        self.pool.avoided_until.set(if io.is_ok() { Time::default() } else { self.now().plus(AVOID) });
-        Ok(Link::new(io?, self.now(), place))
+        let now = self.now();
+        if !matches!(io, Err(Fault::Exhausted)) {
+            self.pool.judge(|ejection| ejection.connected(io.is_ok(), now));
+        }
+        Ok(Link::new(io?, now, place))
     }
 
     async fn open(&self, upstream: &Upstream) -> Result<Io, Fault> {
         let endpoint = &self.pool.endpoint;
         let connect = TcpStream::connect(endpoint.address).await;
-        let stream = connect.map_err(|_| Fault::Failed(ErrorKind::Connect))?;
+        let stream = connect.map_err(|error| match is_exhaustion(&error) {
+            true => Fault::Exhausted,
+            false => Fault::Failed(ErrorKind::Connect),
+        })?;
         stream.set_nodelay(true).map_err(|_| Fault::Failed(ErrorKind::Connect))?;
         let (Some(tls), Some(name)) = (&upstream.tls, &endpoint.server_name) else {
             return Ok(Io::Plain(stream));
@@ -284,6 +353,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.settle();
         self.pool.in_flight.set(self.pool.in_flight.get().saturating_sub(1));
         if let Some(gauge) = self.pool.active_gauge.of(self.pool.worker) {
             gauge.sub(1);

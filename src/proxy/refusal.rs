@@ -6,7 +6,7 @@ use super::headers::Ids;
 use crate::rollout::outcome::ErrorKind;
 use crate::tally::REFUSALS;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
@@ -39,8 +39,14 @@ pub enum Refusal {
     Protocol,
     /// The client's own body ended before it should.
     ClientLeft,
-    /// The client stopped sending its body.
+    /// The client stopped sending its body, or sent it too slowly.
     ClientSlow,
+    /// The route takes no WebSockets.
+    WebSocket,
+    /// As many requests are under way as may be, in the process or on the arm.
+    Overloaded,
+    /// The request's body is longer than `max_body`.
+    BodyTooLong,
 }
 
 impl Refusal {
@@ -56,10 +62,12 @@ impl Refusal {
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::UriTooLong => StatusCode::URI_TOO_LONG,
             Refusal::NoRoute => StatusCode::NOT_FOUND,
-            Refusal::NoEndpoint | Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::NoEndpoint | Refusal::Busy | Refusal::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Connect | Refusal::Tls | Refusal::Reset | Refusal::Protocol => StatusCode::BAD_GATEWAY,
             Refusal::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Refusal::ClientSlow => StatusCode::REQUEST_TIMEOUT,
+            Refusal::WebSocket => StatusCode::FORBIDDEN,
+            Refusal::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 
@@ -68,9 +76,10 @@ impl Refusal {
         match self {
             Refusal::ClientLeft | Refusal::ClientSlow => "1",
             Refusal::Timeout => "4",
-            Refusal::Method | Refusal::NoRoute => "12",
+            Refusal::Method | Refusal::NoRoute | Refusal::WebSocket => "12",
             Refusal::BadHost | Refusal::BadFraming | Refusal::UriTooLong => "13",
-            Refusal::NoEndpoint | Refusal::Busy => "14",
+            Refusal::BodyTooLong => "8",
+            Refusal::NoEndpoint | Refusal::Busy | Refusal::Overloaded => "14",
             Refusal::Connect | Refusal::Tls | Refusal::Reset | Refusal::Protocol => "14",
         }
     }
@@ -92,6 +101,9 @@ impl Refusal {
         let mut answer = Response::new(Body::fixed(Bytes::from(format!("{word}\nrequest id: {id}\n"))));
         *answer.status_mut() = self.status();
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if self == Refusal::Overloaded {
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
         if self == Refusal::Method {
             let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
             answer.headers_mut().insert(http::header::ALLOW, allowed);
@@ -100,11 +112,16 @@ impl Refusal {
     }
 }
 
+/// When a request that was too many may come again: an overload is often over in less, and the header counts seconds.
+const RETRY_AFTER_SECONDS: &str = "1";
+
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::ClientLeft => Refusal::ClientLeft,
             Fault::ClientSlow => Refusal::ClientSlow,
+            Fault::BodyTooLong => Refusal::BodyTooLong,
+            Fault::Exhausted => Refusal::Overloaded,
             Fault::NoEndpoint => Refusal::NoEndpoint,
             Fault::Busy => Refusal::Busy,
             Fault::Failed(kind) => match kind {
@@ -127,7 +144,10 @@ mod tests {
         assert_eq!(Refusal::BadHost.word(), "bad_host");
         assert_eq!(Refusal::Busy.word(), "upstream_busy");
         assert_eq!(Refusal::Timeout.word(), "timeout");
-        assert_eq!(Refusal::ClientSlow as usize + 1, REFUSALS.len());
+        assert_eq!(Refusal::BodyTooLong as usize + 1, REFUSALS.len());
+        assert_eq!(Refusal::Overloaded.word(), "overloaded");
+        assert_eq!(Refusal::BodyTooLong.word(), "body_too_long");
         assert_eq!(Refusal::ClientSlow.word(), "client_slow");
+        assert_eq!(Refusal::WebSocket.word(), "websocket");
     }
 }

@@ -13,6 +13,7 @@
 //! Each step returns a value or a `Refusal`; no step calls the next. (Step 6, the mirror, has no code yet.)
 
 use super::access::Line;
+use super::admission::Admitted;
 use super::attempt::Way;
 use super::body::{Body, Flow};
 use super::conn::Client;
@@ -23,8 +24,9 @@ use super::local::{Adopted, Worker};
 use super::observe::Observation;
 use super::refusal::Refusal;
 use super::replay::{Again, Outgoing, outgoing};
+use super::tunnel::Tunnel;
 use super::unit::RequestAsker;
-use super::{flags, route, vitals};
+use super::{flags, route, vitals, websocket};
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason, decide, is_diverted};
@@ -54,6 +56,8 @@ struct Routed<'a> {
     route: &'a Route,
     host: &'a str,
     trusted: bool,
+    /// Whether it asks for a WebSocket that may be had.
+    websocket: bool,
 }
 
 /// Decisions of the rollouts on a route, in its order.
@@ -71,7 +75,8 @@ pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
         Ok(response) => response,
         Err(refusal) => exchange.refuse(refusal, line),
     };
-    if worker.is_draining() && parts.version <= Version::HTTP_11 {
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if worker.is_draining() && parts.version <= Version::HTTP_11 && !switches {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -89,20 +94,27 @@ impl Exchange<'_> {
             return Ok(Box::pin(vitals::answer(self.worker, snapshot, self.client, self.parts, body)).await);
         }
         let (index, route) = route::find(snapshot, self.parts, host).ok_or(Refusal::NoRoute)?;
+        let websocket = websocket::is_asked_for(self.parts);
+        if websocket && !route.websocket {
+            return Err(Refusal::WebSocket);
+        }
 
         let trusted = snapshot.trusts(self.client.address);
         let asker = RequestAsker::new(self.worker, snapshot, self.parts, self.client, trusted);
         let of_rollout = |on: &crate::snapshot::RouteRollout| decide(&snapshot.splits, on.rollout, &asker);
         let mut decisions: Decisions = route.rollouts.iter().map(of_rollout).collect();
-        self.count_diverted(route, &decisions, &asker);
 
         let target = target(snapshot, route, &decisions);
         note(line, snapshot, route, &decisions, &target);
+        if body.size_hint().lower() > snapshot.limits.max_body {
+            return Err(Refusal::BodyTooLong);
+        }
+        let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
         let line = line.take();
         let mark = |rollout| asker.mark(rollout);
-        let mut observation =
-            Observation::start(self.worker, self.adopted, index, decisions.clone(), self.started, line, mark);
-        let routed = Routed { route, host, trusted };
+        let mut observation = Observation::start(self.worker, admitted, decisions.clone(), self.started, line, mark);
+        self.count_diverted(route, &decisions, &asker);
+        let routed = Routed { route, host, trusted, websocket };
         let rewrite = self.rewrite(&routed, &decisions, false);
 
         let (sent, failed) = match target {
@@ -134,7 +146,14 @@ impl Exchange<'_> {
         };
 
         observation.answered(answer.status, &answer.headers);
-        let mut response = Response::new(Body::observed(answer.flow, observation));
+        let body = match answer.flow {
+            Flow::Switched(upstream) => {
+                self.client.switch(Tunnel::new(upstream, observation, snapshot.limits.stream_idle));
+                Body::empty()
+            }
+            flow => Body::observed(flow, observation, &answer.headers),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
         expose(response.headers_mut(), snapshot, route, &decisions);
@@ -200,7 +219,7 @@ impl Exchange<'_> {
     /// What the rules for headers look at. With `fallback` every rollout's stable arm applies.
     fn rewrite<'b>(&'b self, routed: &Routed<'b>, decisions: &Decisions, fallback: bool) -> Rewrite<'b> {
         let snapshot = &*self.adopted.snapshot;
-        let Routed { route, host, trusted } = *routed;
+        let Routed { route, host, trusted, websocket } = *routed;
         let (mut shown, mut arms) = (ArrayVec::new(), ArrayVec::new());
         for (on, decision) in route.rollouts.iter().zip(decisions) {
             let (arm, reason) = match decision.arm {
@@ -214,7 +233,7 @@ impl Exchange<'_> {
             shown.push(Shown { split, stage: rollout.stage.as_deref(), arm, reason });
             arms.extend(rollout.arms.get(arm.index()));
         }
-        Rewrite { parts: self.parts, client: self.client, trusted, host, ids: self.ids, shown, arms }
+        Rewrite { parts: self.parts, websocket, client: self.client, trusted, host, ids: self.ids, shown, arms }
     }
 
     /// Counts the requests that a breaker keeps from the canary. While every circuit is closed there is nothing to ask.

@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Runs hyper's tasks on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +35,7 @@ type Connection = http2::Connection<TokioIo<Io>, Upload, LocalExecutor>;
 /// One multiplexed connection.
 pub struct Shared {
     sender: http2::SendRequest<Upload>,
-    streams: Rc<Cell<usize>>,
+    streams: Rc<Streams>,
     /// Asked how many streams the upstream allows at once; it belongs to its task.
     connection: Weak<RefCell<Connection>>,
     born: Time,
@@ -44,14 +45,20 @@ impl Shared {
     /// Begins HTTP/2 on a new connection.
     pub async fn open(link: Link, now: Time, limits: &Limits) -> Result<Shared, Fault> {
         let (io, place) = link.into_io();
-        let opened = handshake(io, place, limits).await;
+        let streams = Rc::<Streams>::default();
+        let opened = handshake(io, place, limits, &streams).await;
         let (sender, connection) = opened.map_err(|_| Fault::Failed(ErrorKind::Protocol))?;
-        Ok(Shared { sender, streams: Rc::default(), connection, born: now })
+        Ok(Shared { sender, streams, connection, born: now })
     }
 
     /// A place for one request on it.
     pub fn stream(&self) -> (http2::SendRequest<Upload>, Stream) {
         (self.sender.clone(), Stream::begin(&self.streams))
+    }
+
+    /// Whether that stream is one of its own.
+    pub fn carries(&self, stream: &Stream) -> bool {
+        Rc::ptr_eq(&self.streams, &stream.0)
     }
 
     /// Whether it takes further requests.
@@ -61,7 +68,7 @@ impl Shared {
 
     /// Whether one more request may begin on it now.
     pub fn has_room(&self, streams_max: usize) -> bool {
-        self.streams.get() < self.allowed().min(streams_max)
+        self.streams.open.get() < self.allowed().min(streams_max)
     }
 
     /// How many streams the upstream allows at once. While it has not said so, streams queue in the connection.
@@ -73,7 +80,7 @@ impl Shared {
 
     /// Requests under way on it.
     pub fn in_flight(&self) -> usize {
-        self.streams.get()
+        self.streams.open.get()
     }
 }
 
@@ -83,6 +90,8 @@ pub struct Upload {
     pub body: Option<Outgoing>,
     /// How far it has got.
     pub passed: Rc<Passed>,
+    /// Bytes that it may have.
+    pub bytes_max: u64,
 }
 
 /// How far a body has got, seen from outside of it.
@@ -94,6 +103,8 @@ pub struct Passed {
     pub waits_for_client: Cell<bool>,
     /// Whether the client broke off.
     pub client_left: Cell<bool>,
+    /// Whether it sent more than it may.
+    pub too_long: Cell<bool>,
     /// Who looks at the progress.
     watcher: RefCell<Option<Waker>>,
 }
@@ -102,6 +113,15 @@ impl Passed {
     /// The same as one value.
     pub fn progress(&self) -> Progress {
         Progress { taken: self.taken.get(), waits_for_client: self.waits_for_client.get() }
+    }
+
+    /// What the client did to its body, if it was the one to break it.
+    pub fn clients_fault(&self) -> Option<Fault> {
+        match (self.too_long.get(), self.client_left.get()) {
+            (true, _) => Some(Fault::BodyTooLong),
+            (_, true) => Some(Fault::ClientLeft),
+            (false, false) => None,
+        }
     }
 
     /// Wakes this task when the progress is another one: the body is moved by a task of the connection.
@@ -121,15 +141,19 @@ impl Body for Upload {
     type Error = Broken;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Upload { body, passed } = &mut *self;
+        let Upload { body, passed, bytes_max } = &mut *self;
         let Some(body) = body else { return Poll::Ready(None) };
         let before = passed.progress();
-        let polled = Pin::new(body).poll_frame(cx);
+        let mut polled = Pin::new(body).poll_frame(cx);
         passed.waits_for_client.set(polled.is_pending());
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 passed.taken.set(passed.taken.get().saturating_add(length as u64));
+                if passed.taken.get() > *bytes_max {
+                    passed.too_long.set(true);
+                    polled = Poll::Ready(Some(Err(Broken)));
+                }
             }
             Poll::Ready(Some(Err(_))) => passed.client_left.set(true),
             Poll::Ready(None) | Poll::Pending => {}
@@ -149,19 +173,38 @@ impl Body for Upload {
     }
 }
 
+/// The streams of a connection.
+#[derive(Default)]
+struct Streams {
+    open: Cell<usize>,
+    /// Whether the connection ends with the last of them.
+    condemned: Cell<bool>,
+    /// Told when it is to end.
+    over: Notify,
+}
+
 /// One stream's place among its connection's; ends with the request.
-pub struct Stream(Rc<Cell<usize>>);
+pub struct Stream(Rc<Streams>);
 
 impl Stream {
-    fn begin(streams: &Rc<Cell<usize>>) -> Self {
-        streams.set(streams.get().saturating_add(1));
+    fn begin(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get().saturating_add(1));
         Stream(Rc::clone(streams))
+    }
+
+    /// Lets the connection end with the last of its streams. One that is dead without a word would not notice by itself,
+    /// least of all if its upstream never said how many streams it takes.
+    pub fn condemn(&self) {
+        self.0.condemned.set(true);
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        if self.0.open.get() == 0 && self.0.condemned.get() {
+            self.0.over.notify_one();
+        }
     }
 }
 
@@ -169,6 +212,7 @@ async fn handshake(
     io: Io,
     place: Place,
     limits: &Limits,
+    streams: &Rc<Streams>,
 ) -> hyper::Result<(http2::SendRequest<Upload>, Weak<RefCell<Connection>>)> {
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -184,11 +228,14 @@ async fn handshake(
         .handshake(TokioIo::new(io))
         .await?;
     let connection = Rc::new(RefCell::new(connection));
-    let asked = Rc::downgrade(&connection);
+    let (asked, streams) = (Rc::downgrade(&connection), Rc::clone(streams));
     tokio::task::spawn_local(async move {
-        // The error of a connection reaches each of its requests; here it only ends.
-        let _ = poll_fn(|cx| Pin::new(&mut *connection.borrow_mut()).poll(cx)).await;
-        drop(place);
+        tokio::select! {
+            // The error of a connection reaches each of its requests; here it only ends.
+            _ = poll_fn(|cx| Pin::new(&mut *connection.borrow_mut()).poll(cx)) => {}
+            () = streams.over.notified() => {}
+        }
+        drop((connection, place));
     });
     Ok((sender, asked))
 }

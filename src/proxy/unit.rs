@@ -180,8 +180,12 @@ impl Asker for RequestAsker<'_> {
         self.forced.iter().find(|(index, _)| *index == rollout).map(|(_, arm)| *arm)
     }
 
+    /// The latch's. A canary without a healthy endpoint is an open circuit from this moment on, and not from the moment at
+    /// which the breaker has heard of it: then nobody is sent to where nothing is, and nothing of it enters its numbers.
     fn switches(&self, rollout: usize) -> Switches {
-        self.snapshot.rollouts.get(rollout).map_or(Switches::NONE, |rollout| rollout.latch.read())
+        let Some(rollout) = self.snapshot.rollouts.get(rollout) else { return Switches::NONE };
+        let switches = rollout.latch.read();
+        if self.snapshot.canary_is_healthy(rollout) { switches } else { switches.opened() }
     }
 }
 
@@ -302,8 +306,7 @@ mod tests {
         let snapshot = compile(&config, &Live::default(), &mut Registry::new(1), latches, 1);
         let worker = Worker::new(0, Clock::system(), Arc::new(Published::new(1, snapshot)), None);
         let address: IpAddr = peer.parse().expect("an address");
-        let (address_text, forwarded_for) = (peer.to_owned(), String::new());
-        let client = Client { address, address_text, forwarded_for, secure: false, listener: 0 };
+        let client = Client::new((address, 1).into(), false, 0);
         let request =
             headers.iter().fold(http::Request::builder(), |builder, (name, value)| builder.header(*name, *value));
         let (parts, ()) = request.body(()).expect("a request").into_parts();

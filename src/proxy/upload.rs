@@ -26,15 +26,17 @@ pub struct Upload {
     pub written: u64,
     /// Body bytes taken from the client so far.
     pub taken: u64,
+    /// Body bytes that the client may send.
+    bytes_max: u64,
     flushed: bool,
     /// The upstream stopped reading; its answer may still come.
     pub broken: bool,
 }
 
 impl Upload {
-    /// A body that is sent after the head in the link's outbox.
-    pub fn new(body: Option<Outgoing>, chunked: bool) -> Self {
-        Upload { body, chunked, piece: Bytes::new(), written: 0, taken: 0, flushed: false, broken: false }
+    /// A body of at most `bytes_max` that is sent after the head in the link's outbox.
+    pub fn new(body: Option<Outgoing>, chunked: bool, bytes_max: u64) -> Self {
+        Upload { body, chunked, piece: Bytes::new(), written: 0, taken: 0, bytes_max, flushed: false, broken: false }
     }
 
     /// Whether the whole request is out, or nobody reads it any more.
@@ -97,7 +99,7 @@ impl Upload {
     fn take(&mut self, link: &mut Link, frame: Option<Result<Frame<Bytes>, Broken>>) -> Result<(), Fault> {
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => self.take_data(link, data),
+                Ok(data) => return self.take_data(link, data),
                 Err(frame) => {
                     if let (Ok(fields), true) = (frame.into_trailers(), self.chunked) {
                         end_chunks(&mut link.outbox.bytes, Some(&fields));
@@ -116,22 +118,26 @@ impl Upload {
         Ok(())
     }
 
-    fn take_data(&mut self, link: &mut Link, data: Bytes) {
+    fn take_data(&mut self, link: &mut Link, data: Bytes) -> Result<(), Fault> {
         if data.is_empty() {
-            return;
+            return Ok(());
         }
         self.taken = self.taken.saturating_add(data.len() as u64);
+        if self.taken > self.bytes_max {
+            return Err(Fault::BodyTooLong);
+        }
         if self.chunked {
             link.outbox.bytes.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
         }
         if data.len() > COPY_BYTES_MAX {
             self.piece = data;
-            return;
+            return Ok(());
         }
         link.outbox.bytes.extend_from_slice(&data);
         if self.chunked {
             link.outbox.bytes.extend_from_slice(b"\r\n");
         }
+        Ok(())
     }
 }
 

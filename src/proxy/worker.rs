@@ -1,27 +1,31 @@
 //! A worker: one thread, one current-thread runtime, its own listeners, pools and tallies. Connections never move.
 
 use super::access::Log;
-use super::conn;
+use super::admission::{Seated, TurnedAway, is_exhaustion};
 pub use super::local::Drain;
 use super::local::Worker;
+use super::{conn, lasting};
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: i32 = 4096;
-/// Pause after a failed accept: out of descriptors there is nothing to do but wait for one.
+/// Pause after a failed accept: when even the reserve is gone there is nothing to do but wait.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// See `closing`.
 const CLOSING_MAX: Duration = Duration::from_secs(5);
@@ -96,6 +100,7 @@ async fn run(start: Start) {
         }
     }
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    tokio::task::spawn_local(lasting::watch(Rc::clone(&worker)));
 
     while drain.changed().await.is_ok() {
         let stage = *drain.borrow_and_update();
@@ -121,6 +126,7 @@ async fn run(start: Start) {
 }
 
 async fn accept(worker: Rc<Worker>, index: usize, listener: tokio::net::TcpListener) {
+    let mut reserve = Reserve::of(&listener);
     loop {
         let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
             Poll::Pending if worker.must_finish() => Poll::Ready(None),
@@ -133,22 +139,82 @@ async fn accept(worker: Rc<Worker>, index: usize, listener: tokio::net::TcpListe
         match accepted.await {
             None => break,
             Some(Ok((stream, peer))) => {
-                tokio::task::spawn_local(conn::serve(Rc::clone(&worker), index, stream, peer));
+                reserve.refill(&listener);
+                welcome(&worker, index, stream, peer);
             }
             Some(Err(_)) if worker.must_finish() => break,
             Some(Err(error)) => {
-                tracing::warn!(%error, worker = worker.index, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
+                let closed = if is_exhaustion(&error) { reserve.spend(&listener) } else { Err(error) };
+                match closed {
+                    Ok(0) => {}
+                    Ok(_) => turn_away(&worker, index, TurnedAway::Descriptors),
+                    Err(error) => {
+                        tracing::warn!(%error, worker = worker.index, "cannot accept a connection");
+                        sleep(ACCEPT_PAUSE).await;
+                        reserve.refill(&listener);
+                    }
+                }
             }
         }
     }
     // The reactor may not have told yet of what the kernel holds, and closing would reset it: so the kernel is asked.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
-        let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = stream {
-            tokio::task::spawn_local(conn::serve(Rc::clone(&worker), index, stream, peer));
+            welcome(&worker, index, stream, peer);
         }
+    }
+}
+
+/// Serves a connection for which there is a place, and closes any other one at once.
+fn welcome(worker: &Rc<Worker>, index: usize, stream: TcpStream, peer: SocketAddr) {
+    let seated = Seated::connection(&worker.adopted().snapshot, worker.index, peer.ip());
+    match seated {
+        Ok(seated) => {
+            tokio::task::spawn_local(conn::serve(Rc::clone(worker), index, stream, peer, seated));
+        }
+        Err(why) => turn_away(worker, index, why),
+    }
+}
+
+fn turn_away(worker: &Worker, index: usize, why: TurnedAway) {
+    if let Some(listener) = worker.adopted().snapshot.listeners.get(index) {
+        listener.counts.turn_away(worker.index, why);
+    }
+}
+
+/// A descriptor for bad times. Without any, a connection cannot even be accepted to be closed: its client would wait, and
+/// the listener would stay ready and be asked again and again.
+struct Reserve(Option<OwnedFd>);
+
+impl Reserve {
+    fn of(listener: &tokio::net::TcpListener) -> Self {
+        let mut reserve = Reserve(None);
+        reserve.refill(listener);
+        reserve
+    }
+
+    /// Lays one aside, if there is none.
+    fn refill(&mut self, listener: &tokio::net::TcpListener) {
+        if self.0.is_none() {
+            self.0 = listener.as_fd().try_clone_to_owned().ok();
+        }
+    }
+
+    /// Takes the next connection with it and closes that, if there is one; how many it closed. (The system may report
+    /// its want before it has looked whether anybody waits.)
+    fn spend(&mut self, listener: &tokio::net::TcpListener) -> io::Result<usize> {
+        if self.0.take().is_none() {
+            return Err(Errno::MFILE.into());
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        let accepted = match listener.poll_accept(&mut context) {
+            Poll::Ready(accepted) => accepted.map(|_| 1),
+            Poll::Pending => Ok(0),
+        };
+        self.refill(listener);
+        accepted
     }
 }
 

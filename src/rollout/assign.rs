@@ -182,6 +182,11 @@ impl Switches {
         Switches(self.kills().0 | era | state)
     }
 
+    /// The same with the circuit open and no trickle through it, in the same era.
+    pub const fn opened(self) -> Switches {
+        Switches((self.0 & !Self::HALF_OPEN.0) | Self::OPEN.0)
+    }
+
     /// Whether the rollout is killed.
     pub const fn killed(self) -> bool {
         self.0 & Self::KILLED.0 != 0

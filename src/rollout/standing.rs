@@ -11,6 +11,7 @@ use super::report::{BreakerReport, Facts, Origin, State};
 use crate::clock::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Members of one cohort that may be changed at run time; every change rebuilds the set, and more belong into a file.
 pub const MEMBERS_MAX: usize = 100_000;
@@ -294,7 +295,8 @@ impl<'a> Standing<'a> {
             last_reason: saved.reason.as_deref().map(str::to_owned),
             cooldown_left: ends.map(|ends| ends.since(now)),
             probe: watching.filter(|_| half_open).map(|breaker| breaker.probe()),
-            note: watching.and_then(|breaker| note(breaker, self.runtime.retry_at)),
+            note: watching
+                .and_then(|breaker| note(breaker, self.runtime.retry_at.filter(|at| now.since(*at) < NOTED_FOR))),
         })
     }
 
@@ -370,6 +372,8 @@ fn note(breaker: &Breaker, retry_at: Option<Time>) -> Option<String> {
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 
+/// How long it is said that something could not be written after it would have been tried again.
+const NOTED_FOR: Duration = Duration::from_secs(1);
 /// What is said where the canary is spared because stable is as sick.
 pub const BOTH_ARMS: &str = "both arms";
 /// A rollout to which nothing happened.

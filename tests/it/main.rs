@@ -11,11 +11,21 @@
 mod harness;
 
 mod admin;
+mod breaker;
+mod chaos;
+mod chaos_breaker;
+mod chaos_cases;
+mod chaos_relay;
+mod chaos_storm;
 mod counts;
 mod crossing;
 mod fallback;
 mod headers;
+mod health;
+mod lasting;
 mod lifecycle;
+mod limits;
+mod overload;
 mod process;
 mod protocols;
 mod reasons;
@@ -24,3 +34,4 @@ mod reload;
 mod stalls;
 mod sticky;
 mod upstreams;
+mod websocket;

@@ -1,12 +1,15 @@
 //! The program as people run it: exit codes, reports on bad files, signals, what it leaves behind.
 
 use crate::harness::piped::sized;
-use crate::harness::wait::eventually;
+use crate::harness::wait::{eventually, settled};
 use crate::harness::weir::folder;
-use crate::harness::{Client, Config, Origin};
+use crate::harness::{Client, Config, Origin, Reply};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_weir"))
@@ -22,13 +25,19 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// `weir serve` as a process of its own; it is killed if a test fails before it ends.
-struct Process {
+pub struct Process {
     child: Child,
-    address: SocketAddr,
+    /// Where clients connect.
+    pub address: SocketAddr,
 }
 
 impl Process {
-    async fn start(file: &Path) -> Process {
+    /// Starts it and waits until it listens.
+    pub async fn start(file: &Path) -> Process {
+        Process::start_logging(file, Stdio::null()).await
+    }
+
+    async fn start_logging(file: &Path, log: Stdio) -> Process {
         // The port is free now and was ours a moment ago; the config needs it as text.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -38,7 +47,7 @@ impl Process {
             .env("WEIR__LISTENERS__0__ADDRESS", address.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the binary is built");
         let mut process = Process { child, address };
@@ -61,7 +70,7 @@ impl Process {
     }
 
     /// How many descriptors it has open.
-    fn descriptors(&self) -> usize {
+    pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 }
@@ -89,6 +98,36 @@ async fn sigterm_ends_it_with_success_and_sighup_reloads() {
         (Client::http1(address).await.origin_of("u").await == "new").then_some(())
     })
     .await;
+    process.signal("-TERM");
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nothing_up() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    new.script(|_| Reply::status(500));
+    let folder = folder();
+    let file = folder.path().join("weir.toml");
+    // Only the control plane can judge a rate; a run would be seen on the request path.
+    let config = Config::split(&legacy, &new).weight("100%").tables(
+        "[rollouts.chat.breaker]\nconsecutive_errors = 0\nfallback = \"off\"\nmin_units = 1\nmax_unit_share = \"100%\"",
+    );
+    std::fs::write(&file, config.to_string()).expect("the folder is ours");
+    let (_unread, mut log) = std::io::pipe().expect("a pipe");
+    let taken = Arc::new(AtomicU64::new(0));
+    let (own, counted) = (log.try_clone().expect("a descriptor"), Arc::clone(&taken));
+    let fill = move || {
+        while log.write_all(&[b'.'; 512]).is_ok() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::Builder::new().spawn(fill).expect("a thread");
+    settled("a full pipe", 20, || taken.load(Ordering::Relaxed)).await;
+
+    let mut process = Process::start_logging(&file, Stdio::from(own)).await;
+    let mut client = Client::http1(process.address).await;
+    eventually("the breaker", async || (client.get("/", &[("x-user-id", "u")]).await.status == 200).then_some(()))
+        .await;
     process.signal("-TERM");
     assert_eq!(process.exit_code().await, Some(0));
 }

@@ -13,13 +13,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const UNIT: &[(&str, &str)] = &[("x-user-id", "u")];
 
-/// A weir whose canary gets everything and soon gives up on a silent upstream.
+/// A weir whose canary gets everything, whatever it makes of it, and that soon gives up on a silent upstream.
 async fn canary(origin: &Origin) -> Weir {
     Weir::start(&impatient(origin)).await
 }
 
+/// No breaker, so that every failure reaches its client.
 fn impatient(origin: &Origin) -> Config {
-    Config::split(origin, origin).weight("100%").upstreams("response_timeout = \"300ms\"")
+    let config = Config::split(origin, origin).weight("100%").upstreams("response_timeout = \"300ms\"");
+    config.tables("[rollouts.chat.breaker]\nenabled = false\nfallback = \"off\"")
 }
 
 /// Waits until so many requests have ended on the canary, then compares the failures by kind.

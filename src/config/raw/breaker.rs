@@ -1,6 +1,8 @@
 //! The breaker of a rollout, as it is written.
 
-use crate::config::decode::{Switch, section, words};
+use crate::config::decode::{Decode, Path, Shape, Switch, section, words};
+use crate::config::problem::Problems;
+use crate::config::tree::{Kind, Node};
 use crate::rollout::bucket::Weight;
 use std::time::Duration;
 
@@ -33,6 +35,9 @@ section! {
         idempotency_key: [optional] bool = "false",
         /// What happens when stable is as bad: somebody is told, or the canary is blamed all the same.
         both_arms: [optional] BothArms = "alert",
+        /// What becomes of the canary's long streams when it is tripped, killed or rolled back: WebSockets, server-sent events,
+        /// gRPC streams. `"leave"`, or the time within which they are ended politely, 1s to 1h.
+        close_streams: [optional] CloseStreams = "leave",
     }
 }
 
@@ -109,5 +114,27 @@ words! {
         Alert = "alert",
         /// The canary is blamed.
         Trip = "trip",
+    }
+}
+
+/// What becomes of the canary's long streams when the canary has lost its share.
+#[derive(Clone, Copy, Debug)]
+pub enum CloseStreams {
+    /// They go on.
+    Leave,
+    /// They are ended within this time.
+    Within(Duration),
+}
+
+impl Decode for CloseStreams {
+    fn shape() -> Shape {
+        Shape::Either(vec![Shape::Span, Shape::Word(&["leave"])])
+    }
+
+    fn decode(node: &Node, path: &Path<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        match &node.kind {
+            Kind::Text(text) if text == "leave" => Some(CloseStreams::Leave),
+            _ => Duration::decode(node, path, problems).map(CloseStreams::Within),
+        }
     }
 }

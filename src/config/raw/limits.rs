@@ -11,45 +11,45 @@ section! {
         /// From accepting a connection to its first byte.
         first_byte_timeout: [optional] Duration = "10s",
         /// From the first byte of a request's head to its end.
-        header_timeout: [later "a head may take as long as `keep_alive_idle`"] Duration = "10s",
+        header_timeout: [optional] Duration = "10s",
         /// HTTP/1 connection without a request.
         keep_alive_idle: [optional] Duration = "60s",
         /// HTTP/2 connection without a stream.
-        h2_idle: [later "an idle HTTP/2 connection stays as long as it answers pings"] Duration = "5m",
+        h2_idle: [optional] Duration = "5m",
         /// Request body of which the client sends no byte.
         body_idle: [optional] Duration = "15s",
-        /// Bytes per second that a request body must reach after its first 5 seconds.
-        body_min_rate: [later "slow bodies are only cut when they stand still"] Bytes = "240B",
-        /// Answer that the client does not take.
-        write_stall: [later "a client that does not read is not cut off"] Duration = "30s",
-        /// Answer of which the upstream sends no byte.
+        /// Bytes per second that a request body must reach after its first 5 seconds, while the client is waited for.
+        body_min_rate: [optional] Bytes = "240B",
+        /// Answer of which the client takes no byte.
+        write_stall: [optional] Duration = "30s",
+        /// Answer of which the upstream sends no byte; WebSocket in which nobody does.
         stream_idle: [optional] OrOff<Duration> = "5m",
         /// Connection to an upstream, TLS included.
         connect_timeout: [optional] Duration = "2s",
         /// From a request being sent to the head of its answer.
         response_timeout: [optional] Duration = "15s",
-        /// Age at which a client's connection is asked to close.
-        connection_max_age: [later "connections are not closed for their age"] OrOff<Duration> = "off",
+        /// Age, give or take a tenth, at which a client's connection is asked to close.
+        connection_max_age: [optional] OrOff<Duration> = "off",
         /// Age at which a pooled upstream connection is not used again.
         upstream_max_lifetime: [optional] Duration = "5m",
         /// How long an upstream connection may lie idle in the pool.
         upstream_idle: [optional] Duration = "30s",
-        /// Requests on one client connection.
-        requests_per_connection: [later "requests of a connection are not counted"] u32 = "10000",
-        /// Client connections of the process.
-        max_connections: [later "connections are not counted against a maximum"] u32 = "10000",
-        /// Client connections of one address.
-        max_connections_per_ip: [later "connections of an address are not counted"] OrOff<u32> = "256",
-        /// TLS handshakes under way.
-        max_handshakes: [later "handshakes are not counted"] u32 = "256",
-        /// Requests under way in the process.
-        max_in_flight: [later "requests under way are not counted against a maximum"] u32 = "10000",
-        /// Requests under way on one arm.
-        max_in_flight_per_arm: [later "requests under way are not counted against a maximum"] u32 = "1024",
+        /// Requests on one client connection, which is then asked to close.
+        requests_per_connection: [optional] u32 = "10000",
+        /// Client connections of the process; by default no more than 40 % of the descriptors that it may open.
+        max_connections: [optional] u32 = "10000",
+        /// Client connections of one address, or of one IPv6 network; trusted proxies have no such limit.
+        max_connections_per_ip: [optional] OrOff<u32> = "256",
+        /// TLS handshakes under way in the process; further ones wait for their turn.
+        max_handshakes: [optional] u32 = "256",
+        /// Requests under way in the process; further ones are refused with 503.
+        max_in_flight: [optional] u32 = "10000",
+        /// Requests under way on one arm of a rollout; further ones are refused with 503.
+        max_in_flight_per_arm: [optional] u32 = "1024",
         /// Header fields of a request, cookie crumbs included.
         max_headers: [optional] u32 = "100",
-        /// Head of an HTTP/1 request.
-        max_header_bytes: [later "`h1_buffer` bounds the head of an HTTP/1 request"] Bytes = "32KiB",
+        /// Head of an HTTP/1 request; `h1_buffer` must be larger.
+        max_header_bytes: [optional] Bytes = "32KiB",
         /// Head of an HTTP/2 request.
         max_h2_header_bytes: [optional] Bytes = "16KiB",
         /// Target of a request.
@@ -75,6 +75,6 @@ section! {
         /// Time for that sign.
         h2_ping_timeout: [optional] Duration = "10s",
         /// Longest request body; a longer one is refused with 413.
-        max_body: [later "bodies are streamed without a cap"] OrOff<Bytes> = "off",
+        max_body: [optional] OrOff<Bytes> = "off",
     }
 }

@@ -19,23 +19,23 @@ section! {
         idle_timeout: [optional] Duration,
         /// Connections that one worker may hold open.
         max_connections: [optional] u32 = "1024",
-        /// Active health checks.
-        health: [later "endpoints are not probed; every one counts as healthy"] Health,
+        /// Active health checks; without them every endpoint counts as healthy.
+        health: [optional] Health,
         /// TLS towards `https://` endpoints.
         tls: [optional] UpstreamTls,
     }
 }
 
 section! {
-    /// Active health checks: give `path` or `tcp = true`.
+    /// Active health checks: give `path` or `tcp = true`. An endpoint is healthy until they say otherwise.
     Health {
-        /// Path that answers 2xx when healthy.
+        /// Path that answers 2xx when healthy; redirects are not followed.
         path: [optional] String,
-        /// `true` checks only that a connection opens.
+        /// `true` checks only that a connection opens, TLS included.
         tcp: [optional] bool = "false",
-        /// Time between checks.
+        /// Time between checks, give or take a tenth.
         interval: [optional] Duration = "5s",
-        /// Time for the answer.
+        /// Time for one check, connection included.
         timeout: [optional] Duration = "2s",
         /// Failed checks in a row until unhealthy.
         unhealthy_after: [optional] u32 = "3",
@@ -68,7 +68,7 @@ section! {
         /// Rollouts that apply, in order; at most one of them may choose the upstream.
         rollouts: [optional] Vec<Spot<String>> = "[]",
         /// `false` refuses websocket upgrades.
-        websocket: [later "upgrades are handled alike on every route"] bool = "true",
+        websocket: [optional] bool = "true",
         /// Longest request body; a longer one is refused with 413. Default: `limits.max_body`.
         max_body: [later "bodies are streamed without a cap"] Bytes,
         /// `true` for long streams, which may be idle longer than `limits.stream_idle`.

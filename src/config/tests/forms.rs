@@ -81,3 +81,14 @@ fn the_form_is_told_by_the_extension() {
     assert_eq!(of("a.json"), Ok(Format::Json));
     assert!(of("a.ini").is_err());
 }
+
+#[test]
+fn streams_of_a_lost_canary_are_left_or_end_within_a_time() {
+    let config = |lines: &str| good(&format!("{BASE}[rollouts.chat.breaker]\n{lines}"));
+    let closes = |lines: &str| config(lines).rollouts[0].close_streams;
+    assert_eq!(good(BASE).rollouts[0].close_streams, None);
+    assert_eq!(closes("close_streams = \"leave\""), None);
+    assert_eq!(closes("close_streams = \"90s\""), Some(std::time::Duration::from_secs(90)));
+    let range = "rollouts.chat.breaker.close_streams: expected \"leave\" or a duration from 1s to 1h, found 500ms";
+    check_added("[rollouts.chat.breaker]\nclose_streams = \"500ms\"", &[&format!("2:17 {range}")]);
+}

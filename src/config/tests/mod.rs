@@ -4,6 +4,7 @@ mod breaker;
 mod changes;
 mod files;
 mod forms;
+mod health;
 mod hostile;
 mod mistakes;
 mod overrides;

@@ -4,7 +4,6 @@
 use super::{Context, names, routes};
 use crate::config::decode::{Map, Spot};
 use crate::config::raw;
-use crate::config::tree::quoted;
 
 /// Reports what is wrong with them.
 pub fn check(raw: &raw::Root, context: &mut Context<'_, '_>) {
@@ -16,9 +15,6 @@ pub fn check(raw: &raw::Root, context: &mut Context<'_, '_>) {
         let Some(rollout) = &entry.value else { continue };
         let key = format!("rollouts.{}", entry.name);
         shadow(&key, rollout, context);
-    }
-    for entry in raw.upstreams.iter().flat_map(|upstreams| &upstreams.value) {
-        health(&format!("upstreams.{}", entry.name), entry.value.as_ref(), context);
     }
     for (index, notify) in raw.notify.iter().flat_map(|notify| &notify.value).enumerate() {
         url(&format!("notify[{index}].url"), notify.value.url.as_ref(), context);
@@ -36,18 +32,6 @@ fn shadow(key: &str, rollout: &raw::Rollout, context: &mut Context<'_, '_>) {
     }
     for spot in shadow.value.keep_headers.iter().flat_map(|headers| &headers.value) {
         names::header_name(&format!("{key}.shadow.keep_headers"), &spot.value, spot.place, context);
-    }
-}
-
-fn health(key: &str, upstream: Option<&raw::Upstream>, context: &mut Context<'_, '_>) {
-    let Some(spot) = upstream.and_then(|upstream| upstream.health.as_ref()) else { return };
-    let tcp = spot.value.tcp.as_ref().is_some_and(|tcp| tcp.value);
-    if tcp == spot.value.path.is_some() && !context.unread {
-        context.problems.error(spot.place, format!("{key}.health: expected either `path` or `tcp = true`"));
-    }
-    if let Some(path) = spot.value.path.as_ref().filter(|path| !path.value.starts_with('/')) {
-        let message = format!("{key}.health.path: expected a path such as \"/healthz\", found {}", quoted(&path.value));
-        context.problems.error(path.place, message);
     }
 }
 

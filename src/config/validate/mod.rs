@@ -4,6 +4,7 @@
 //! Called by `load`.
 
 mod context;
+mod health;
 mod later;
 mod listeners;
 mod names;

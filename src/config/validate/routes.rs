@@ -61,6 +61,7 @@ fn the_default(raw: &raw::Root, rollouts: &[RolloutConfig], context: &mut Contex
         headers: Vec::new(),
         upstream: None,
         rollouts: vec![(0, rollout.chooses())],
+        websocket: true,
     })
 }
 
@@ -102,6 +103,7 @@ fn route(
         headers: names::headers(&format!("{key}.match.headers"), matches.headers.as_ref(), context),
         upstream: upstream.flatten(),
         rollouts: applied,
+        websocket: route.websocket.as_ref().is_none_or(|websocket| websocket.value),
     }
 }
 

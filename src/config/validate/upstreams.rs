@@ -1,7 +1,7 @@
 //! Upstreams: endpoints, timeouts and TLS towards them.
 
 use super::listeners::IdentityFiles;
-use super::{Context, names};
+use super::{Context, health, names};
 use crate::config::decode::Spot;
 use crate::config::limits::{UpstreamDefaults, waiting};
 use crate::config::model::{EndpointConfig, UpstreamConfig};
@@ -58,6 +58,7 @@ fn upstream(
         response_timeout,
         idle_timeout,
         max_connections: max_connections as usize,
+        health: raw.health.as_ref().and_then(|spot| health::health(&key, spot, context)),
     }
 }
 

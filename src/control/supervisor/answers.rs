@@ -2,6 +2,7 @@
 
 use super::super::exposition::{self, Stand};
 use super::super::inbox::Command;
+use super::super::probe::UpstreamReport;
 use super::super::reload::Asker;
 use super::super::signals;
 use super::{Denied, Supervisor};
@@ -21,6 +22,7 @@ impl Supervisor {
         match command {
             Command::Change { rollout, input, reply } => drop(reply.send(self.change(&rollout, input))),
             Command::Rollouts { window, reply } => drop(reply.send(self.reports(window))),
+            Command::Upstreams { reply } => drop(reply.send(self.upstreams())),
             Command::Reload { origin, reply } => {
                 self.reloader.want(Asker { origin, quiet: false, reply: Some(reply) });
             }
@@ -64,8 +66,10 @@ impl Supervisor {
         Err(Denied::Invalid { field: "weight".into(), message })
     }
 
-    fn reports(&self, window: Duration) -> Vec<RolloutReport> {
+    /// How every rollout stands, with what has been counted up to now.
+    fn reports(&mut self, window: Duration) -> Vec<RolloutReport> {
         let (snapshot, now) = (self.publisher.present(), self.clock.now());
+        self.collector.collect(&self.publisher.registry, now, false);
         self.engine.standings().map(|standing| self.report(&standing, snapshot.as_deref(), window, now)).collect()
     }
 
@@ -117,8 +121,13 @@ impl Supervisor {
         let stands: Vec<Stand> = self.engine.standings().map(stand).collect();
         let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);
         text.push_str(&exposition::sources(&self.queries, &self.own, self.clock.now()));
+        text.push_str(&exposition::upstreams(&self.upstreams()));
         text.push_str(&self.facade.render());
         text
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamReport> {
+        self.prober.report(&self.config, self.publisher.present().as_deref())
     }
 
     /// One line per thing an operator should know.

@@ -52,7 +52,7 @@ impl Supervisor {
     }
 
     /// Whether an upstream has an endpoint that passes its checks. Without checks everything does.
-    fn is_healthy(&self, _upstream: &str) -> bool {
-        true
+    fn is_healthy(&self, upstream: &str) -> bool {
+        self.publisher.present().is_none_or(|snapshot| snapshot.is_healthy(upstream))
     }
 }

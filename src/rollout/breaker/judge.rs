@@ -5,6 +5,8 @@
 //! distinct units are needed, or of all that are seen if they are fewer. And fewer units than that must not suffice
 //! however much they fail: of each at most such a part of the limit counts that only `min_units` of them can exceed it, so
 //! stray failures of others do not complete what an abuser began.
+//!
+//! The canary is to blame only if it is worse than stable: by half of the limit, and by more than chance explains.
 
 use super::ring::{Ring, Share};
 use super::words::{Latency, NoAnswer, Noun, Rate, Run, Text};
@@ -16,6 +18,13 @@ use std::time::Duration;
 
 /// Over which time stable is compared with the canary where a rule has no window of its own.
 pub const RECENT: Duration = Duration::from_secs(10);
+
+/// A run that a stable as sick would show more often than this in 10 s proves nothing against the canary.
+const CHANCE_MAX: f64 = 1e-3;
+
+/// Standard deviations that a difference between two shares must have to be none of chance. Looks are many and small shares
+/// are skewed: five are reached by chance about once in a million windows.
+const NOISE_MAX: f64 = 5.0;
 
 /// A limit that is crossed.
 #[derive(Clone, Debug)]
@@ -43,10 +52,10 @@ pub struct Sides<'a> {
 pub fn rate(rules: &Rules, rule: &RateRule, sides: Sides, floor: bool) -> Option<Crossed> {
     let counted = crossing(rules, sides.canary, rule.above.ppm(), if floor { rule.min_requests } else { 1 })?;
     let stable = sides.stable.share();
-    let spared = rules.spares_both && !counted.leads(stable, rule.above.ppm() / 2);
+    let leads = counted.leads(stable, rule.above.ppm() / 2) && stands_out(counted, stable);
     let (failures, window) = (sides.canary.share().part, rule.window);
     let text = Rate { counted, failures, above: rule.above, window, stable, noun: sides.noun };
-    Some(Crossed { cause: Cause::ErrorRate, spared, text: Text::Rate(text) })
+    Some(Crossed { cause: Cause::ErrorRate, spared: rules.spares_both && !leads, text: Text::Rate(text) })
 }
 
 /// The rule on latency: crossed if more answers are slower than its limit than its quantile leaves room for.
@@ -57,10 +66,12 @@ pub fn latency(rules: &Rules, rule: &LatencyRule, sides: Sides, floor: bool) -> 
     let above_us = micros(rule.above);
     // A histogram's quantile is up to 1.6 % off, the count of slow answers is not: they say that the limit is exceeded.
     let value_us = of(&sides.canary.times()).unwrap_or(above_us).max(above_us);
-    let stable_us = of(&sides.stable.times());
-    let spared = rules.spares_both && value_us < stable_us.unwrap_or(0).saturating_add(above_us / 2);
+    let stable = sides.stable.times();
+    let stable_us = of(&stable);
+    let stable_slow = Share { part: stable.count().saturating_sub(stable.at_most(above_us)), whole: stable.count() };
+    let leads = value_us >= stable_us.unwrap_or(0).saturating_add(above_us / 2) && stands_out(counted, stable_slow);
     let text = Latency { rule: rule.clone(), counted, value_us, stable_us, noun: sides.noun };
-    Some(Crossed { cause: Cause::Latency, spared, text: Text::Latency(text) })
+    Some(Crossed { cause: Cause::Latency, spared: rules.spares_both && !leads, text: Text::Latency(text) })
 }
 
 /// What of a window counts against the canary, if that exceeds the limit in spite of all guards.
@@ -90,6 +101,18 @@ fn crossing(rules: &Rules, canary: &Ring, limit_ppm: u32, min_requests: u64) -> 
         }
     }
     Some(counted)
+}
+
+/// Whether the canary's share is larger than stable's by more than noise: with few requests arms that are sick alike often
+/// differ by half of a low limit. A stable without a single failure is not sick, so no such question arises.
+fn stands_out(canary: Share, stable: Share) -> bool {
+    if stable.part == 0 {
+        return true;
+    }
+    let [canary_whole, stable_whole] = [canary, stable].map(|share| share.whole.max(1) as f64);
+    let pooled = (canary.part + stable.part) as f64 / (canary_whole + stable_whole);
+    let deviation = (pooled * (1.0 - pooled) * (1.0 / canary_whole + 1.0 / stable_whole)).max(0.0).sqrt();
+    (canary.percent() - stable.percent()) / 100.0 >= NOISE_MAX * deviation
 }
 
 /// That many parts per million of a count, rounded down.
@@ -122,8 +145,10 @@ impl SinceRun {
     }
 }
 
-/// The rule on failures in a row. Whether the latch has opened by it or has left it to this judgement because stable failed
-/// as well: both arms are compared over the last 10 s and since the run began, by the worse of the two.
+/// The rule on failures in a row, whether the latch has opened by it or has left it to this judgement because stable failed
+/// as well. Stable is taken by the worse of its last 10 s and the time since the run began. The canary is to blame if it is
+/// twice as bad over the last 10 s; or since the run began, but a run is all failures however rare they are, so that
+/// proves something only if the run is too long to come about by chance at stable's rate.
 pub fn run(rules: &Rules, measured: &Measured, since: &SinceRun, sides: Sides) -> Option<Crossed> {
     let needed = rules.min_units.min(measured.units_seen.max(1));
     let long = rules.consecutive_errors > 0 && measured.run >= rules.consecutive_errors;
@@ -134,15 +159,28 @@ pub fn run(rules: &Rules, measured: &Measured, since: &SinceRun, sides: Sides) -
     // The latch may have crossed the limit of a moment ago.
     let failures = measured.run.max(rules.consecutive_errors).max(1);
     let units = measured.run_units.max(1);
-    let stable = sides.stable.share().max(since.stable);
-    let canary = sides.canary.share().max(since.canary);
+    let (recent, lately) = (sides.canary.share(), sides.stable.share());
+    let stable = lately.max(since.stable);
     // The run itself is counted a moment before the requests that it consists of.
     let least = u64::from(failures);
-    let canary = Share { part: canary.part.max(least), whole: canary.whole.max(least) };
-    let spared = rules.spares_both && !stable.is_below_half_of(canary);
+    let counted = |share: Share| Share { part: share.part.max(least), whole: share.whole.max(least) };
+    let (recent, of_run) = (counted(recent), counted(since.canary));
+    let by_rate = stable.is_below_half_of(recent) && stands_out(recent, lately);
+    let by_run = stable.is_below_half_of(of_run) && runs_at(stable, failures, recent.whole) <= CHANCE_MAX;
+    let spared = rules.spares_both && !by_rate && !by_run;
     let (limit, kinds) = (rules.consecutive_errors, since.kinds);
     let text = Run { failures, limit, units, kinds, stable: sides.stable.share(), noun: sides.noun };
     Some(Crossed { cause: Cause::ConsecutiveErrors, spared, text: Text::Run(text) })
+}
+
+/// How many runs of that length or more so many requests have on average if they fail as stable does; at most as many as
+/// begin. One failure more is taken for granted, because the next one would have come soon.
+fn runs_at(stable: Share, length: u32, requests: u64) -> f64 {
+    if stable.part == 0 {
+        return 0.0;
+    }
+    let rate = (stable.part as f64 + 1.0) / (stable.whole as f64 + 1.0);
+    rate.min(1.0).powi(length.try_into().unwrap_or(i32::MAX)) * requests as f64
 }
 
 /// The rule on requests that `waiting` long without any of them being answered.

@@ -281,6 +281,17 @@ fn the_canary_is_to_blame_if_it_leads_by_half_of_the_limit() {
 }
 
 #[test]
+fn a_difference_that_may_be_chance_blames_nobody() {
+    // Both fail every third time; of 63 requests 23 is only 3 % beside the truth.
+    let stable = each(20, 20, 10);
+    let canary: Vec<_> = (0..20).map(|unit| (unit, 2, if unit < 3 { 2 } else { 1 })).collect();
+    assert!(matches!(Bench::new(above(5)).arms(&stable, &canary)[..], [Turn::BothArms { .. }]));
+    // Half of them, and ten times as many: that is none of chance.
+    let turns = Bench::new(above(5)).arms(&stable, &each(20, 15, 15));
+    assert!(is_trip(&turns, Cause::ErrorRate), "{turns:?}");
+}
+
+#[test]
 fn a_run_that_opened_the_latch_is_a_trip() {
     let mut bench = Bench::new(rules());
     bench.arms(&each(20, 50, 0), &[(0, 10, 0)]);
@@ -316,13 +327,27 @@ fn a_run_names_kinds_without_counts_where_others_are_among_them() {
 fn a_run_that_was_left_to_judgement_trips_if_stable_is_much_better() {
     // The canary fails all of its requests.
     for (stable, trips) in [((51, 49), true), ((50, 50), false)] {
-        let mut bench = Bench::new(rules());
+        let mut bench = Bench::new(Rules { error_rate: None, ..rules() });
         bench.arms(&[(0, stable.0, stable.1)], &[]);
-        (bench.measured.run, bench.measured.run_units) = (5, 3);
-        let turns = bench.arms(&[], &[(0, 0, 2), (1, 0, 2), (2, 0, 1)]);
+        (bench.measured.run, bench.measured.run_units) = (20, 16);
+        let turns = bench.arms(&[], &each(20, 0, 1));
         assert_eq!(is_trip(&turns, Cause::ConsecutiveErrors), trips, "{turns:?}");
         assert_eq!(matches!(turns[..], [Turn::BothArms { .. }]), !trips, "{turns:?}");
     }
+}
+
+#[test]
+fn a_run_that_may_be_chance_at_the_rate_of_stable_does_not_trip() {
+    // Both fail every fifth time: among 1,000 requests there are runs of five, but none of nine.
+    let mut bench = Bench::new(rules());
+    bench.arms(&each(20, 40, 10), &each(20, 40, 10));
+    for failures in 5..9 {
+        bench.measured.canary = failing(&each(if failures == 5 { 5 } else { 1 }, 0, 1));
+        assert!(!is_trip(&bench.run(failures, 4), Cause::ConsecutiveErrors), "{failures}");
+    }
+    bench.measured.canary = failing(&each(2, 0, 1));
+    let turns = bench.run(10, 4);
+    assert!(is_trip(&turns, Cause::ConsecutiveErrors), "{turns:?}");
 }
 
 #[test]
@@ -340,7 +365,8 @@ fn a_run_is_judged_since_it_began_where_that_is_worse() {
     bench.measured.stable = failing(&each(20, 1, 0));
     assert_eq!(bench.run(6, 4), []);
     bench.measured.stable = failing(&each(20, 4, 0));
-    let turns = bench.run(7, 5);
+    assert_eq!(bench.run(8, 5), []);
+    let turns = bench.run(30, 5);
     assert!(is_trip(&turns, Cause::ConsecutiveErrors), "{turns:?}");
 }
 

@@ -231,10 +231,11 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, shared: &Arc<Sh
         return http1(Wire::new(stream), socket, shared, number).await;
     }
     let mut start = [0; 3];
-    while stream.peek(&mut start).await? < start.len() {
-        if stream.peek(&mut start).await? == 0 {
+    while let count @ ..3 = stream.peek(&mut start).await? {
+        if count == 0 {
             return Ok(());
         }
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     if &start == b"PRI" {
         return http2(TokioIo::new(stream), shared, number).await;

@@ -85,6 +85,21 @@ impl Wire {
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
     }
 
+    /// Whether a byte is there, waiting for it; false at the end.
+    pub async fn peeked(&mut self) -> io::Result<bool> {
+        Ok(!self.buffer.is_empty() || self.fill().await?)
+    }
+
+    /// Exactly that many bytes; none if the connection ends before them.
+    pub async fn exactly(&mut self, length: usize) -> io::Result<Option<Bytes>> {
+        while self.buffer.len() < length {
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.buffer.split_to(length).freeze()))
+    }
+
     /// The next head; none if the connection ends before its first byte.
     pub async fn head(&mut self) -> io::Result<Option<Head>> {
         loop {

@@ -15,11 +15,12 @@ use crate::config::model::RolloutConfig;
 use crate::config::problem::nearest;
 use crate::config::raw;
 use crate::config::tree::quoted;
-use crate::config::units::print_share;
+use crate::config::units::{print_share, print_span};
 use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::{CohortPlan, Plan};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// All rollouts, in the order of the file; the index of a name is its index in the raw map.
 pub fn rollouts(raw: &raw::Root, context: &mut Context<'_, '_>) -> Vec<RolloutConfig> {
@@ -90,7 +91,24 @@ fn rollout(
         errors: errors(&key, raw, context),
         fallback,
         fallback_by_key: breaker::by_key(raw),
+        close_streams: close_streams(&key, raw, context),
     }
+}
+
+/// The time within which the canary's long streams end when it has lost its share.
+fn close_streams(key: &str, raw: &raw::Rollout, context: &mut Context<'_, '_>) -> Option<Duration> {
+    let spot = raw.breaker.as_ref()?.value.close_streams.as_ref()?;
+    let raw::CloseStreams::Within(time) = spot.value else { return None };
+    if !(CLOSE_STREAMS_MIN..=CLOSE_STREAMS_MAX).contains(&time) {
+        let message = format!(
+            "{key}.breaker.close_streams: expected \"leave\" or a duration from {} to {}, found {}",
+            print_span(CLOSE_STREAMS_MIN),
+            print_span(CLOSE_STREAMS_MAX),
+            print_span(time)
+        );
+        context.problems.error(spot.place, message);
+    }
+    Some(time)
 }
 
 fn cohort_plan(cohort: &crate::config::model::CohortConfig) -> CohortPlan {
@@ -180,3 +198,7 @@ pub fn status_range(text: &str) -> Option<(u16, u16)> {
 
 /// Each has counts per worker and route, and a snapshot walks them.
 const ROLLOUTS_MAX: usize = 64;
+/// What takes less than this is an ordinary answer.
+const CLOSE_STREAMS_MIN: Duration = Duration::from_secs(1);
+/// Longer is hardly different from leaving them.
+const CLOSE_STREAMS_MAX: Duration = Duration::from_secs(3600);

@@ -1,0 +1,48 @@
+//! How large and how lucky a chaos run is: the number of requests and the seed, both from the environment.
+//!
+//! `WEIR_CHAOS_REQUESTS` is the number of requests of all chaos tests together, `WEIR_CHAOS_SEED` chooses others than the
+//! usual ones; the seed is printed with a failure.
+
+use fastrand::Rng;
+use std::env::{VarError, var};
+use std::fmt::Display;
+
+/// Requests without the variable: what a build machine does in some seconds.
+const REQUESTS: u64 = 2000;
+/// The seed without the variable. The same everywhere, so that a failure on one machine is one on the next.
+const SEED: u64 = 0x77656972;
+
+/// So many per cent of all requests.
+pub fn requests(percent: u64) -> u64 {
+    number("WEIR_CHAOS_REQUESTS", REQUESTS) * percent / 100
+}
+
+/// The seed of this run.
+pub fn seed() -> u64 {
+    number("WEIR_CHAOS_SEED", SEED)
+}
+
+/// Random numbers for one use of them.
+pub fn rng(purpose: u64) -> Rng {
+    Rng::with_seed(seed() ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+#[allow(clippy::disallowed_methods, reason = "these variables are for the tests alone")]
+fn number(name: &str, usual: u64) -> u64 {
+    match var(name) {
+        Ok(text) => text.replace('_', "").parse().unwrap_or_else(|_| panic!("{name}: {text:?} is no number")),
+        Err(VarError::NotPresent) => usual,
+        Err(problem) => panic!("{name}: {problem}"),
+    }
+}
+
+/// Says where a test was when it panicked.
+pub struct Telling<T: Display>(pub T);
+
+impl<T: Display> Drop for Telling<T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with WEIR_CHAOS_SEED={} at: {}", seed(), self.0);
+        }
+    }
+}
