@@ -90,6 +90,9 @@ async fn take(
     parts: &Parts,
     body: Incoming,
 ) -> Result<(), Refused> {
+    // Whatever the answer: a stream that is answered before its body has come is reset, and a connection with many of those
+    // is closed under the requests that share it.
+    let body = read(body).await;
     if parts.method != Method::POST {
         return Err(Refused::Method);
     }
@@ -99,7 +102,7 @@ async fn take(
     let trusted = snapshot.trusts(client.address);
     let request = RequestAsker::new(worker, snapshot, parts, client, trusted);
     worker.vitals_gate.borrow_mut().pass(request.address(), worker.clock.now()).map_err(Refused::Dropped)?;
-    let reports = reports(&read(body).await.map_err(Refused::Dropped)?).ok_or(Refused::Dropped(Dropped::Invalid))?;
+    let reports = reports(&body.map_err(Refused::Dropped)?).ok_or(Refused::Dropped(Dropped::Invalid))?;
     let sender = Sender(request);
     for (index, rollout) in snapshot.rollouts.iter().enumerate() {
         let Some(arm) = arm_of(snapshot, index, &sender) else { continue };
