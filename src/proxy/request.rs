@@ -135,14 +135,7 @@ impl Exchange<'_> {
         };
         let answer = match sent {
             Ok(answer) => answer,
-            Err(Miss { refusal, end, .. }) => {
-                let gone = refusal == Refusal::ClientLeft;
-                observation.replaced((!gone).then_some(refusal.status()), refusal.word());
-                let answer = self.refusal(refusal);
-                observation.sent(answer.body().size_hint().exact().unwrap_or(0));
-                observation.close(end);
-                return Ok(answer);
-            }
+            Err(miss) => return Ok(self.missed(&miss, &mut observation)),
         };
 
         observation.answered(answer.status, &answer.headers);
@@ -245,6 +238,16 @@ impl Exchange<'_> {
                 cell.0.add(1);
             }
         }
+    }
+
+    /// weir's own answer where there is none from an upstream; ends the observation.
+    fn missed(&self, miss: &Miss, observation: &mut Observation) -> Response<Body> {
+        let gone = miss.refusal == Refusal::ClientLeft;
+        observation.replaced((!gone).then_some(miss.refusal.status()), miss.refusal.word());
+        let answer = self.refusal(miss.refusal);
+        observation.sent(answer.body().size_hint().exact().unwrap_or(0));
+        observation.close(miss.end);
+        answer
     }
 
     /// Counts a refusal and gives its answer.
