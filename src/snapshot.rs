@@ -7,7 +7,9 @@ use crate::allowance::{Addresses, Allowance};
 use crate::latch::{Guard, Latch};
 use crate::rollout::assign::Split;
 use crate::rollout::outcome::ErrorRules;
-use crate::tally::{Cell, Decisions, Fallbacks, ListenerCounts, PerWorker, Series, Units, WorkerCounts};
+use crate::tally::{
+    Cell, Decisions, Fallbacks, ListenerCounts, PaddedCell, PerWorker, Series, Units, Vitals, WorkerCounts,
+};
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
@@ -32,6 +34,8 @@ pub struct Snapshot {
     pub splits: Vec<Split>,
     /// What the request path needs besides; same order and length as `splits`.
     pub rollouts: Vec<Rollout>,
+    /// What is counted of answers besides; at most `SIGNALS_MAX`.
+    pub signals: Vec<Signal>,
     /// All upstreams.
     pub upstreams: Vec<Upstream>,
     /// Peers whose `x-forwarded-*`, `forwarded` and `x-weir-*` are believed.
@@ -89,6 +93,8 @@ pub struct Listener {
     pub http2: bool,
     /// The path that answers with a unit's flags, if any.
     pub flags_path: Option<Arc<str>>,
+    /// The path that takes web vitals, if any.
+    pub vitals_path: Option<Arc<str>>,
     /// Open client connections.
     pub connections: Arc<PerWorker<Cell>>,
     /// Connections that were refused or cut.
@@ -145,6 +151,31 @@ pub enum HostPattern {
     Suffix(Arc<str>),
 }
 
+/// How many signals there may be: one bit each while a request is under way.
+pub const SIGNALS_MAX: usize = 64;
+
+/// A named rate that criteria read.
+#[derive(Clone, Debug)]
+pub struct Signal {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Which answers count; none if only posted events do.
+    pub when: Option<SignalMatch>,
+}
+
+/// Which answers a signal counts; every part that is set must match, and at least one is set.
+#[derive(Clone, Debug, Default)]
+pub struct SignalMatch {
+    /// Headers with exact values.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Inclusive ranges of the status that the client gets; empty means any.
+    pub statuses: Vec<(u16, u16)>,
+    /// gRPC statuses; empty means any, and none.
+    pub grpc_statuses: Vec<u8>,
+    /// The route, as an index.
+    pub route: Option<usize>,
+}
+
 /// What the request path needs to know of a rollout besides its `Split`.
 #[derive(Debug)]
 pub struct Rollout {
@@ -170,6 +201,12 @@ pub struct Rollout {
     pub forced_series: [Arc<PerWorker<Series>>; 2],
     /// Counts of requests that probe the canary.
     pub probe_series: Arc<PerWorker<Series>>,
+    /// Counts of requests that the breaker kept from the canary.
+    pub diverted: Arc<PerWorker<PaddedCell>>,
+    /// Counts of matching answers by signal, then arm index.
+    pub signals: Vec<[Arc<PerWorker<PaddedCell>>; 2]>,
+    /// Web vitals by arm index; none if no listener takes any.
+    pub vitals: Option<[Arc<PerWorker<Vitals>>; 2]>,
     /// Counts of canary requests by unit; only used with a guard.
     pub canary_units: Arc<PerWorker<Units>>,
     /// Requests under way by arm index.

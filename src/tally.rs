@@ -9,6 +9,7 @@ use crate::rollout::assign::{Decision, Reason};
 use crate::rollout::breaker::{UNIT_ROWS, UNIT_SLOTS};
 use crate::rollout::histogram::{BUCKETS, bucket_of};
 use crate::rollout::outcome::{CodeClass, ErrorKind};
+use crate::rollout::vital::Vital;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -209,6 +210,19 @@ pub enum SeriesKey {
     },
 }
 
+impl SeriesKey {
+    /// The rollout that it counts for; none where no rollout applies.
+    pub const fn rollout(&self) -> Option<&Arc<str>> {
+        match self {
+            SeriesKey::Arm { rollout, .. }
+            | SeriesKey::Cohort { rollout, .. }
+            | SeriesKey::Forced { rollout, .. }
+            | SeriesKey::Probe { rollout } => Some(rollout),
+            SeriesKey::Plain { .. } => None,
+        }
+    }
+}
+
 /// One value per worker, each written by that worker alone.
 #[derive(Debug)]
 pub struct PerWorker<T>(Box<[T]>);
@@ -282,6 +296,41 @@ pub struct Fallbacks {
     pub outcomes: [Cell; FALLBACKS.len()],
 }
 
+/// A counter with a single writer, alone in its cache line.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+pub struct PaddedCell(pub Cell);
+
+/// One worker's counts of the web vitals that browsers reported of one arm.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+pub struct Vitals([VitalCells; Vital::COUNT]);
+
+/// One worker's counts of one web vital.
+#[derive(Debug, Default)]
+pub struct VitalCells {
+    /// How many were reported.
+    pub reports: Cell,
+    /// What was reported, as `Vital::counted` counts it.
+    pub values: Latency,
+}
+
+impl Vitals {
+    /// The counts of that vital.
+    pub fn of(&self, vital: Vital) -> &VitalCells {
+        let [lcp, inp, cls] = &self.0;
+        match vital {
+            Vital::Lcp => lcp,
+            Vital::Inp => inp,
+            Vital::Cls => cls,
+        }
+    }
+}
+
+/// Why a report of web vitals is not counted, in the order of `WorkerCounts::vitals_dropped`: the `reason` label of
+/// `weir_vitals_dropped_total`.
+pub const VITALS_DROPPED: [&str; 5] = ["rate", "sender", "too_large", "invalid", "broken_off"];
+
 /// What a worker counts that belongs to no rollout.
 #[repr(align(64))]
 #[derive(Debug, Default)]
@@ -292,6 +341,8 @@ pub struct WorkerCounts {
     pub refused: [Cell; REFUSALS.len()],
     /// Requests sent again because a pooled connection had been closed under them.
     pub upstream_retries: Cell,
+    /// Requests with web vitals that were not taken, by the words of `VITALS_DROPPED`.
+    pub vitals_dropped: [Cell; VITALS_DROPPED.len()],
 }
 
 /// All cells of the process by key. Owned by the publisher; snapshots and workers hold clones of the `Arc`s.
@@ -302,6 +353,9 @@ pub struct Registry {
     decisions: BTreeMap<Arc<str>, Arc<PerWorker<Decisions>>>,
     units: BTreeMap<Arc<str>, Arc<PerWorker<Units>>>,
     fallbacks: BTreeMap<Arc<str>, Arc<PerWorker<Fallbacks>>>,
+    diverted: BTreeMap<Arc<str>, Arc<PerWorker<PaddedCell>>>,
+    signals: BTreeMap<SignalKey, Arc<PerWorker<PaddedCell>>>,
+    vitals: BTreeMap<(Arc<str>, Arm), Arc<PerWorker<Vitals>>>,
     gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
     listeners: BTreeMap<Arc<str>, Arc<PerWorker<ListenerCounts>>>,
     counts: Arc<PerWorker<WorkerCounts>>,
@@ -319,6 +373,9 @@ pub enum AllowanceKey {
     /// Client connections.
     Connections,
 }
+
+/// Which answers a count of signals is about: rollout, arm, signal.
+pub type SignalKey = (Arc<str>, Arm, Arc<str>);
 
 /// What a per-worker gauge is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -344,6 +401,9 @@ impl Registry {
             decisions: BTreeMap::new(),
             units: BTreeMap::new(),
             fallbacks: BTreeMap::new(),
+            diverted: BTreeMap::new(),
+            signals: BTreeMap::new(),
+            vitals: BTreeMap::new(),
             gauges: BTreeMap::new(),
             listeners: BTreeMap::new(),
             allowances: BTreeMap::new(),
@@ -379,6 +439,25 @@ impl Registry {
     pub fn fallbacks(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Fallbacks>> {
         let workers = self.workers;
         Arc::clone(self.fallbacks.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// The requests of that rollout that its breaker kept from the canary, made if it is new.
+    pub fn diverted(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<PaddedCell>> {
+        let workers = self.workers;
+        Arc::clone(self.diverted.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// The answers of an arm that a signal counts, made if it is new.
+    pub fn signal(&mut self, rollout: &Arc<str>, arm: Arm, signal: &Arc<str>) -> Arc<PerWorker<PaddedCell>> {
+        let workers = self.workers;
+        let key = (Arc::clone(rollout), arm, Arc::clone(signal));
+        Arc::clone(self.signals.entry(key).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// The web vitals of an arm, made if they are new.
+    pub fn vitals(&mut self, rollout: &Arc<str>, arm: Arm) -> Arc<PerWorker<Vitals>> {
+        let workers = self.workers;
+        Arc::clone(self.vitals.entry((Arc::clone(rollout), arm)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
     }
 
     /// The gauge of that key, made if it is new.
@@ -420,7 +499,16 @@ impl Registry {
         self.allowances.retain(|_, allowance| Arc::strong_count(allowance) > 1);
         // Every rollout that is still there has a series of forced requests.
         let forced = |rollout: &Arc<str>| SeriesKey::Forced { rollout: Arc::clone(rollout), arm: Arm::Stable };
-        self.fallbacks.retain(|rollout, _| self.series.contains_key(&forced(rollout)));
+        let is_there = |rollout: &Arc<str>| self.series.contains_key(&forced(rollout));
+        self.fallbacks.retain(|rollout, _| is_there(rollout));
+        self.diverted.retain(|rollout, _| is_there(rollout));
+        self.signals.retain(|(rollout, _, _), _| is_there(rollout));
+        self.vitals.retain(|(rollout, _), _| is_there(rollout));
+    }
+
+    /// Forgets every signal that `keep` does not want, under the same conditions.
+    pub fn retain_signals(&mut self, keep: impl Fn(&str) -> bool) {
+        self.signals.retain(|(_, _, signal), _| keep(signal));
     }
 
     /// Lets go of a rollout's decision counts, so that the next snapshot gets new ones: its cohorts have new places, or
@@ -447,6 +535,21 @@ impl Registry {
     /// Every rollout's counts of fallbacks, for the exposition.
     pub fn all_fallbacks(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<Fallbacks>>)> {
         self.fallbacks.iter()
+    }
+
+    /// Every rollout's requests that its breaker kept from the canary, for the collector.
+    pub fn all_diverted(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<PaddedCell>>)> {
+        self.diverted.iter()
+    }
+
+    /// Every count of signals, for the collector.
+    pub fn all_signals(&self) -> impl Iterator<Item = (&SignalKey, &Arc<PerWorker<PaddedCell>>)> {
+        self.signals.iter()
+    }
+
+    /// Every arm's web vitals, for the collector.
+    pub fn all_vitals(&self) -> impl Iterator<Item = (&(Arc<str>, Arm), &Arc<PerWorker<Vitals>>)> {
+        self.vitals.iter()
     }
 
     /// Every gauge, for the collector.

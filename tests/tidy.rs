@@ -44,7 +44,7 @@ const BELOW: &[(&str, &[&str])] = &[
 
 /// What the data plane may see of `rollout`: it cannot know what a stage is.
 const ROLLOUT_FOR_PROXY: &[&str] =
-    &["Arm", "assign", "outcome", "bucket", "cohort", "histogram", "flags", "force", "diff"];
+    &["Arm", "assign", "outcome", "bucket", "cohort", "histogram", "flags", "force", "diff", "vital"];
 
 /// What the pure core must do without.
 const IMPURE: &[&str] = &[
@@ -73,11 +73,13 @@ const HOMES: &[(&str, &[&str], &[&str])] = &[
             "src/config/",
             "src/control/store",
             "src/control/exposition.rs",
+            "src/control/query/",
             "src/admin/",
             "src/cli/",
             "src/proxy/access.rs",
             "src/proxy/unit.rs",
             "src/proxy/flags.rs",
+            "src/proxy/vitals.rs",
         ],
     ),
     (

@@ -6,7 +6,7 @@ use super::body::{Fields, Query};
 use super::failure::Failure;
 use super::health;
 use super::question::Question;
-use super::view;
+use super::{signal, view};
 use crate::config::hint;
 use crate::control::{Denied, Handle};
 use crate::rollout::assign::UnitAsker;
@@ -41,6 +41,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/events", get(events))
         .route("/api/v1/config", get(config))
         .route("/api/v1/reload", post(reload))
+        .route("/api/v1/signals/{name}", post(signal::post))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(
             Router::new()
@@ -54,9 +55,12 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .with_state(handle)
 }
 
-type Answer = Result<Response, Failure>;
-type Body = Result<Bytes, BytesRejection>;
-type Name<T = String> = Result<Path<T>, PathRejection>;
+/// What a path answers.
+pub type Answer = Result<Response, Failure>;
+/// A body, unless it broke off or is too large.
+pub type Body = Result<Bytes, BytesRejection>;
+/// What stands in the path.
+pub type Name<T = String> = Result<Path<T>, PathRejection>;
 
 async fn healthz() -> &'static str {
     "ok\n"
@@ -228,7 +232,8 @@ fn window(uri: &Uri) -> Result<Duration, Failure> {
     Query::parse(uri.query()).span("window", REPORT_WINDOW, WINDOW_MIN, WINDOW_MAX)
 }
 
-fn path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Failure> {
+/// What stands in the path, unless it is not UTF-8.
+pub fn path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Failure> {
     match path {
         Ok(Path(names)) => Ok(names),
         Err(_) => Err(Failure::new(StatusCode::BAD_REQUEST, "the path is not UTF-8")),
@@ -264,7 +269,8 @@ fn changed(handle: &Handle, rollout: &str, cohort: Option<&str>, report: Result<
     })
 }
 
-fn json<T: Serialize>(form: &T) -> Answer {
+/// A form as an answer.
+pub fn json<T: Serialize>(form: &T) -> Answer {
     let text = serde_json::to_string(form)
         .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("no JSON form: {error}")))?;
     Ok(([(header::CONTENT_TYPE, JSON)], text + "\n").into_response())

@@ -44,6 +44,17 @@ impl Fields {
         }
     }
 
+    /// A whole number from 1 to `max`, or `default` if it is absent.
+    pub fn count(&mut self, name: &str, default: u64, max: u64) -> Result<u64, Failure> {
+        match self.take(name) {
+            None => Ok(default),
+            Some(value) => value
+                .as_u64()
+                .filter(|count| (1..=max).contains(count))
+                .ok_or_else(|| Failure::field(name, format!("`{name}` must be a whole number from 1 to {max}"))),
+        }
+    }
+
     /// A list of texts; absent is empty.
     pub fn texts(&mut self, name: &str) -> Result<Vec<String>, Failure> {
         let wrong = || Failure::field(name, format!("`{name}` must be a list of strings"));
@@ -185,6 +196,10 @@ mod tests {
         assert_eq!(at(fields(r#"{"weight_ppm": 1000001}"#).weight().unwrap_err()), "weight_ppm");
         assert_eq!(at(fields(r#"{"weight_ppm": 1.5}"#).weight().unwrap_err()), "weight_ppm");
         assert_eq!(at(fields(r#"{"force": "yes"}"#).flag("force").unwrap_err()), "force");
+        for count in ["0", "-1", "1.5", "11", "\"3\""] {
+            let body = format!(r#"{{"count": {count}}}"#);
+            assert_eq!(at(fields(&body).count("count", 1, 10).unwrap_err()), "count", "{body}");
+        }
         assert_eq!(at(fields(r#"{"add": ["a", 1]}"#).texts("add").unwrap_err()), "add");
         assert_eq!(at(fields(r#"{"forse": true}"#).end().unwrap_err()), "forse");
         assert_eq!(at(fields(&format!(r#"{{"reason": "{}"}}"#, "x".repeat(3000))).origin().unwrap_err()), "reason");

@@ -12,6 +12,7 @@ pub mod health;
 mod listen;
 pub mod question;
 mod server;
+mod signal;
 #[cfg(test)]
 mod tests;
 pub mod view;

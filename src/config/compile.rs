@@ -28,6 +28,7 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         routes: config.routes.iter().map(|it| route(it, config, registry)).collect(),
         splits: splits(config, live),
         rollouts: config.rollouts.iter().map(|it| rollout(it, config, live, registry, latches)).collect(),
+        signals: config.signals.clone(),
         upstreams: config.upstreams.iter().map(|it| upstream(it, live, registry)).collect(),
         trusted_proxies: config.trusted_proxies.clone(),
         force: Force { secret: config.force.secret.clone(), trusted: config.force.trusted.clone() },
@@ -102,6 +103,7 @@ fn listener(config: &ListenerConfig, registry: &mut Registry) -> Listener {
         http1: config.http1,
         http2: config.http2,
         flags_path: config.flags_path.clone(),
+        vitals_path: config.vitals_path.clone(),
         connections: registry.gauge(GaugeKey::Connections(Arc::clone(&config.label))),
         counts: registry.listener(&config.label),
     }
@@ -165,6 +167,7 @@ fn rollout(config: &RolloutConfig, all: &Config, live: &Live, registry: &mut Reg
             registry.series(SeriesKey::Cohort { rollout, arm, cohort })
         })
     };
+    let takes_vitals = all.listeners.iter().any(|listener| listener.vitals_path.is_some());
     Rollout {
         units: config.units.clone(),
         assign_cookie: config.assign_cookie.clone(),
@@ -177,6 +180,9 @@ fn rollout(config: &RolloutConfig, all: &Config, live: &Live, registry: &mut Reg
         cohort_series: config.cohorts.iter().map(|cohort| cohort_series(cohort, registry)).collect(),
         forced_series: both(|arm| registry.series(SeriesKey::Forced { rollout: Arc::clone(name), arm })),
         probe_series: registry.series(SeriesKey::Probe { rollout: Arc::clone(name) }),
+        diverted: registry.diverted(name),
+        signals: all.signals.iter().map(|it| Arm::ALL.map(|arm| registry.signal(name, arm, &it.name))).collect(),
+        vitals: takes_vitals.then(|| Arm::ALL.map(|arm| registry.vitals(name, arm))),
         canary_units: registry.units(name),
         in_flight: Arm::ALL
             .map(|arm| registry.allowance(AllowanceKey::Arm(Arc::clone(name), arm), all.limits.max_in_flight_per_arm)),

@@ -1,14 +1,14 @@
 //! What a config means, in words and aligned columns: the text of `weir check`.
 
 use super::model::{
-    AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, HealthCheck, LogTarget, RolloutConfig, RouteConfig,
-    UpstreamConfig,
+    AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, HealthCheck, LogTarget, QueryConfig, RolloutConfig,
+    RouteConfig, UpstreamConfig,
 };
 use super::units::{print_share, print_span};
 use crate::rollout::Arm;
 use crate::rollout::breaker::{COOLDOWN_MAX, Rules};
 use crate::rollout::bucket::Weight;
-use crate::snapshot::Fallback;
+use crate::snapshot::{Fallback, Signal};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -16,9 +16,14 @@ use std::path::Path;
 pub fn describe(config: &Config) -> String {
     let mut text = String::new();
     process(config, &mut text);
-    for (title, rows) in
-        [("listeners", listeners(config)), ("upstreams", upstreams(config)), ("routes", routes(config))]
-    {
+    let sections = [
+        ("listeners", listeners(config)),
+        ("upstreams", upstreams(config)),
+        ("routes", routes(config)),
+        ("signals", signals(config)),
+        ("queries", queries(config)),
+    ];
+    for (title, rows) in sections.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         let _ = writeln!(text, "\n{title}");
         table(&rows, &mut text);
     }
@@ -82,8 +87,10 @@ fn listeners(config: &Config) -> Vec<Vec<String>> {
             _ => "http/1.1",
         };
         let tls = if listener.tls.is_some() { "TLS" } else { "plain" };
-        let flags = listener.flags_path.as_ref().map_or(String::new(), |path| format!("flags at {path}"));
-        vec![listener.label.to_string(), tls.to_owned(), protocols.to_owned(), flags]
+        let flags = listener.flags_path.as_ref().map(|path| format!("flags at {path}"));
+        let vitals = listener.vitals_path.as_ref().map(|path| format!("web vitals at {path}"));
+        let paths: Vec<String> = flags.into_iter().chain(vitals).collect();
+        vec![listener.label.to_string(), tls.to_owned(), protocols.to_owned(), paths.join(", ")]
     };
     config.listeners.iter().map(row).collect()
 }
@@ -102,6 +109,38 @@ fn upstreams(config: &Config) -> Vec<Vec<String>> {
         vec![upstream.name.to_string(), endpoints.join(", "), protocol.to_owned(), times, health(upstream)]
     };
     config.upstreams.iter().map(row).collect()
+}
+
+fn signals(config: &Config) -> Vec<Vec<String>> {
+    let row = |signal: &Signal| {
+        let mut when: Vec<String> = Vec::new();
+        if let Some(matches) = &signal.when {
+            let shown = |value: &http::HeaderValue| value.to_str().unwrap_or("...").to_owned();
+            when.extend(matches.headers.iter().map(|(name, value)| format!("{name}: {}", shown(value))));
+            let range = |(low, high): &(u16, u16)| if low == high { low.to_string() } else { format!("{low}-{high}") };
+            if !matches.statuses.is_empty() {
+                let ranges: Vec<String> = matches.statuses.iter().map(range).collect();
+                when.push(format!("status {}", ranges.join(" or ")));
+            }
+            if !matches.grpc_statuses.is_empty() {
+                let codes: Vec<String> = matches.grpc_statuses.iter().map(u8::to_string).collect();
+                when.push(format!("gRPC status {}", codes.join(" or ")));
+            }
+            let route = matches.route.and_then(|index| config.routes.get(index));
+            when.extend(route.map(|route| format!("route {}", route.name)));
+        }
+        let posted = if when.is_empty() { "posted events" } else { "and posted events" };
+        vec![signal.name.to_string(), when.join(", "), posted.to_owned()]
+    };
+    config.signals.iter().map(row).collect()
+}
+
+fn queries(config: &Config) -> Vec<Vec<String>> {
+    let row = |query: &QueryConfig| {
+        let times = format!("every {}, good for {}", print_span(query.interval), print_span(query.max_age));
+        vec![query.name.to_string(), query.server.authority.to_string(), query.expr.clone(), times]
+    };
+    config.queries.iter().map(row).collect()
 }
 
 /// What is asked of each endpoint and what the answers mean.

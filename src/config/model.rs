@@ -7,7 +7,7 @@ use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::UserSet;
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::Plan;
-use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, Secret, UnitSource};
+use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, Secret, Signal, UnitSource};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
@@ -45,6 +45,10 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// All rollouts.
     pub rollouts: Vec<RolloutConfig>,
+    /// Named rates; their names differ.
+    pub signals: Vec<Signal>,
+    /// Values read from Prometheus servers; their names differ.
+    pub queries: Vec<QueryConfig>,
     /// The config as a reader would write it: file and environment merged, paths absolute, secrets never contained.
     pub effective: serde_json::Value,
     /// SHA-256 of every file it was made from besides the config itself.
@@ -95,6 +99,8 @@ pub struct ListenerConfig {
     pub http2: bool,
     /// The path that answers with a unit's flags.
     pub flags_path: Option<Arc<str>>,
+    /// The path that takes web vitals; never the same.
+    pub vitals_path: Option<Arc<str>>,
 }
 
 /// The admin API.
@@ -175,6 +181,42 @@ pub struct EndpointConfig {
     pub tls: bool,
     /// The name that TLS asks for and checks, set if `tls`: `tls.sni`, else the host.
     pub server_name: Option<ServerName<'static>>,
+}
+
+/// A value read from a Prometheus server.
+#[derive(Clone, Debug)]
+pub struct QueryConfig {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Who is asked.
+    pub server: QueryServer,
+    /// What is asked.
+    pub expr: String,
+    /// Time between two questions.
+    pub interval: Duration,
+    /// Time for an answer.
+    pub timeout: Duration,
+    /// Age from which a value is no data; never shorter than `interval`.
+    pub max_age: Duration,
+}
+
+/// A Prometheus server. What may be secret in its URL is not shown.
+#[derive(Clone, Debug)]
+pub struct QueryServer {
+    /// `host:port`; all that messages may show.
+    pub authority: Arc<str>,
+    /// A name to be resolved, or an address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// TLS with the system's authorities and the name it asks for, if the URL is `https://`.
+    pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    /// The path before `/api/v1/query`, without a slash at its end.
+    pub path: Secret,
+    /// The parameters of the URL, without the question mark.
+    pub parameters: Secret,
+    /// User and password of the URL as the value of `authorization`.
+    pub authorization: Option<Secret>,
 }
 
 /// One route.

@@ -1,15 +1,24 @@
-//! Sums the workers' tallies and keeps the last 15 minutes of every arm, route and cohort.
+//! Sums the workers' tallies and keeps the history of every arm, route and cohort, and of what is counted besides.
 //!
-//! Every 25 ms it reads what moved, subtracts the reading before and pushes the difference into a window. Only it
+//! Every 25 ms it reads what moved, subtracts the reading before and pushes the difference into a history. Only it
 //! reads cells for judgement; it never writes one. Totals are not kept here: the cells are the totals.
+
+mod beside;
+mod cells;
+#[cfg(test)]
+mod tests;
+
+pub use beside::{Beside, Kind};
+pub use cells::Reading;
 
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::assign::Reason;
-use crate::rollout::histogram::{BUCKETS, Histogram};
-use crate::rollout::outcome::{CodeClass, ErrorKind};
+use crate::rollout::criterion::Filter;
+use crate::rollout::history::History;
 use crate::rollout::report::ArmReport;
-use crate::rollout::window::{Counts, Window};
+use crate::rollout::stages::Span;
+use crate::rollout::window::{Counted, Counts};
 use crate::tally::{Decisions, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +29,10 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Collector {
     tracked: BTreeMap<SeriesKey, Tracked>,
+    /// What is counted besides the ends of requests.
+    pub beside: Beside,
+    /// When what has come to rest was aged last.
+    aged: Time,
     /// By rollout: what the arms' series did since it was taken last.
     moved: BTreeMap<Arc<str>, Moved>,
     /// Decision counts by the cohort order they were counted under; the latest of a rollout is the present one.
@@ -54,13 +67,24 @@ pub struct Names {
     pub routes: BTreeSet<Arc<str>>,
     /// Upstreams.
     pub upstreams: BTreeSet<Arc<str>>,
+    /// Signals.
+    pub signals: BTreeSet<Arc<str>>,
+}
+
+/// A part of a rollout's requests; forced ones are in none.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// Those of an arm, or of a part of it.
+    Of(Arm, Option<&'a Filter>),
+    /// Those that probe the canary.
+    Probes,
 }
 
 /// One series as last read, and what happened lately.
 #[derive(Debug)]
 struct Tracked {
     last: Reading,
-    window: Window,
+    history: History,
     /// Whether nothing moved between the last two readings. A reading may fall between two cells of one request, so a
     /// series that moved is read once more although it has come to rest.
     settled: bool,
@@ -77,6 +101,11 @@ struct Ledger {
 impl Collector {
     /// Reads what moved since the last time; with `everything` also what seems at rest.
     pub fn collect(&mut self, registry: &Registry, now: Time, everything: bool) {
+        let ages = now.since(self.aged) >= AGE_EVERY;
+        if ages {
+            self.aged = now;
+        }
+        self.beside.collect(registry, now, ages);
         for (key, cells) in registry.all_series() {
             if !matches!(key, SeriesKey::Arm { .. } | SeriesKey::Cohort { .. } | SeriesKey::Probe { .. }) {
                 continue;
@@ -84,7 +113,7 @@ impl Collector {
             let tracked = match self.tracked.get_mut(key) {
                 Some(tracked) => tracked,
                 None => {
-                    let tracked = Tracked { last: Reading::default(), window: Window::new(now), settled: false };
+                    let tracked = Tracked { last: Reading::default(), history: History::new(now), settled: false };
                     self.tracked.entry(key.clone()).or_insert(tracked)
                 }
             };
@@ -92,6 +121,9 @@ impl Collector {
             if moved || !tracked.settled || everything {
                 let (before, counts) = tracked.read(cells, now);
                 note(&mut self.moved, key, &counts, &before, &tracked.last);
+            } else if ages {
+                // What has come to rest grows old all the same, and gives its memory back.
+                tracked.history.push(now, &Counts::default());
             }
             tracked.settled = !moved;
         }
@@ -102,23 +134,38 @@ impl Collector {
         self.moved.remove(rollout)
     }
 
-    /// Both arms of a rollout over the last `window`, at most 15 minutes; forced requests are not among them.
+    /// A stage of that rollout begins: `Span::Stage` counts from what was collected so far.
+    pub fn mark(&mut self, rollout: &str, now: Time) {
+        let own = self.tracked.iter_mut().filter(|(key, _)| key.rollout().is_some_and(|of| **of == *rollout));
+        own.for_each(|(_, tracked)| tracked.history.mark(now));
+        self.beside.mark(rollout, now);
+    }
+
+    /// What happened to a part of a rollout's requests, and the time that this covers: what a rate per second divides by.
+    pub fn counts(&self, rollout: &str, part: Part<'_>, span: Span, now: Time) -> (Counts, Duration) {
+        let own: Vec<&History> = self
+            .tracked
+            .iter()
+            .filter(|(key, _)| part.has(rollout, key))
+            .map(|(_, tracked)| &tracked.history)
+            .collect();
+        let covered = own.iter().map(|history| covered(history, span, now)).max().unwrap_or_default();
+        match own.as_slice() {
+            [one] => (taken(one, span, now), covered),
+            several => {
+                let parts: Vec<Counts> = several.iter().map(|history| taken(history, span, now)).collect();
+                (Counts::total(parts.iter()), covered)
+            }
+        }
+    }
+
+    /// Both arms of a rollout over the last `window`; forced requests are not among them.
     pub fn arms(&self, registry: &Registry, rollout: &str, window: Duration, now: Time) -> [ArmReport; 2] {
         Arm::ALL.map(|wanted| {
-            let mut report = Report::default();
-            for (key, tracked) in &self.tracked {
-                match key {
-                    SeriesKey::Arm { rollout: of, arm, .. } if &**of == rollout && *arm == wanted => {
-                        report.add(&tracked.window, window, now);
-                    }
-                    _ => {}
-                }
-            }
-            let own = registry.all_series().filter(|(key, _)| match key {
-                SeriesKey::Arm { rollout: of, arm, .. } => &**of == rollout && *arm == wanted,
-                _ => false,
-            });
-            ArmReport { in_flight: own.map(|(_, cells)| in_flight(cells)).sum(), ..report.into() }
+            let part = Part::Of(wanted, None);
+            let report = report(self.counts(rollout, part, Span::Last(window), now));
+            let own = registry.all_series().filter(|(key, _)| part.has(rollout, key));
+            ArmReport { in_flight: own.map(|(_, cells)| in_flight(cells)).sum(), ..report }
         })
     }
 
@@ -141,7 +188,9 @@ impl Collector {
     /// Forgets what no config speaks of any more. Called a window's length after a reload, when nobody counts into it.
     pub fn retire(&mut self, registry: &mut Registry, names: &Names) {
         registry.retain(|key| names.has_series(key), |key| names.has_gauge(key));
+        registry.retain_signals(|signal| names.signals.contains(signal));
         self.tracked.retain(|key, _| names.has_series(key));
+        self.beside.retain(|rollout| names.rollouts.contains_key(rollout), |signal| names.signals.contains(signal));
         self.moved.retain(|rollout, _| names.rollouts.contains_key(rollout));
         let mut seen = BTreeSet::new();
         for ledger in std::mem::take(&mut self.ledgers).into_iter().rev() {
@@ -201,7 +250,7 @@ impl Tracked {
     fn read(&mut self, cells: &PerWorker<Series>, now: Time) -> (Reading, Counts) {
         let reading = Reading::of(cells);
         let counts = reading.since(&self.last);
-        self.window.push(now, &counts);
+        self.history.push(now, &counts);
         (std::mem::replace(&mut self.last, reading), counts)
     }
 }
@@ -253,152 +302,52 @@ impl Ledger {
     }
 }
 
-/// What all workers counted for one series, added up.
-#[derive(Debug)]
-pub struct Reading {
-    /// Requests that were decided.
-    pub started: u64,
-    /// Requests that ended, and everything that is counted then.
-    pub ended: u64,
-    /// See `Series`.
-    pub answered: u64,
-    /// See `Series`.
-    pub unanswered: u64,
-    /// See `Series`.
-    pub codes: [u64; CodeClass::COUNT],
-    /// See `Series`.
-    pub errors: [u64; ErrorKind::COUNT],
-    /// See `Series`.
-    pub client_left: u64,
-    /// See `Series`.
-    pub bytes_in: u64,
-    /// See `Series`.
-    pub bytes_out: u64,
-    /// See `Series`.
-    pub first_byte_us: u64,
-    /// By bucket.
-    pub first_byte: Box<[u64]>,
-    /// See `Series`.
-    pub total_us: u64,
-    /// By bucket.
-    pub total: Box<[u64]>,
-}
-
-impl Reading {
-    /// Reads one series.
-    pub fn of(cells: &PerWorker<Series>) -> Reading {
-        let mut sum = Reading::default();
-        for series in cells.iter() {
-            sum.started += series.started.read();
-            sum.ended += series.ended.read();
-            sum.answered += series.answered.read();
-            sum.unanswered += series.unanswered.read();
-            add_all(&mut sum.codes, series.codes.iter().map(|cell| cell.read()));
-            add_all(&mut sum.errors, series.errors.iter().map(|cell| cell.read()));
-            sum.client_left += series.client_left.read();
-            sum.bytes_in += series.bytes_in.read();
-            sum.bytes_out += series.bytes_out.read();
-            sum.first_byte_us += series.first_byte_us.read();
-            add_all(&mut sum.first_byte, series.first_byte.read());
-            sum.total_us += series.total_us.read();
-            add_all(&mut sum.total, series.total.read());
-        }
-        sum
-    }
-
-    /// Adds another series' reading.
-    pub fn add(&mut self, other: &Reading) {
-        self.started += other.started;
-        self.ended += other.ended;
-        self.answered += other.answered;
-        self.unanswered += other.unanswered;
-        add_all(&mut self.codes, other.codes);
-        add_all(&mut self.errors, other.errors);
-        self.client_left += other.client_left;
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
-        self.first_byte_us += other.first_byte_us;
-        add_all(&mut self.first_byte, other.first_byte.iter().copied());
-        self.total_us += other.total_us;
-        add_all(&mut self.total, other.total.iter().copied());
-    }
-
-    fn moved(&self, cells: &PerWorker<Series>) -> bool {
-        // None of these ever goes back, so their sum tells as much as they do.
-        let sum = |series: &Series| {
-            series.started.read() + series.ended.read() + series.answered.read() + series.unanswered.read()
-        };
-        cells.iter().map(sum).sum::<u64>() != self.started + self.ended + self.answered + self.unanswered
-    }
-
-    fn since(&self, before: &Reading) -> Counts {
-        Counts {
-            ended: self.ended.saturating_sub(before.ended),
-            codes: difference(&self.codes, &before.codes),
-            errors: difference(&self.errors, &before.errors),
-            client_left: self.client_left.saturating_sub(before.client_left),
-            bytes_in: self.bytes_in.saturating_sub(before.bytes_in),
-            bytes_out: self.bytes_out.saturating_sub(before.bytes_out),
-            first_byte_us: self.first_byte_us.saturating_sub(before.first_byte_us),
-            first_byte: grown(&self.first_byte, &before.first_byte),
-            total_us: self.total_us.saturating_sub(before.total_us),
-            total: grown(&self.total, &before.total),
+impl Part<'_> {
+    fn has(&self, wanted: &str, key: &SeriesKey) -> bool {
+        match (self, key) {
+            (Part::Of(of, None), SeriesKey::Arm { rollout, arm, .. }) => arm == of && **rollout == *wanted,
+            (Part::Of(of, Some(Filter::Route(name))), SeriesKey::Arm { rollout, arm, route }) => {
+                arm == of && **rollout == *wanted && route == name
+            }
+            (Part::Of(of, Some(Filter::Cohort(name))), SeriesKey::Cohort { rollout, arm, cohort }) => {
+                arm == of && **rollout == *wanted && cohort == name
+            }
+            (Part::Probes, SeriesKey::Probe { rollout }) => **rollout == *wanted,
+            _ => false,
         }
     }
 }
 
-impl Default for Reading {
-    fn default() -> Self {
-        let empty = || vec![0; BUCKETS].into_boxed_slice();
-        Reading {
-            started: 0,
-            ended: 0,
-            answered: 0,
-            unanswered: 0,
-            codes: Default::default(),
-            errors: Default::default(),
-            client_left: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            first_byte_us: 0,
-            first_byte: empty(),
-            total_us: 0,
-            total: empty(),
-        }
+/// What a history says of a span.
+fn taken<T: Counted>(history: &History<T>, span: Span, now: Time) -> T {
+    match span {
+        Span::Stage => history.since_mark().clone(),
+        Span::Last(last) => history.over(now, last),
     }
 }
 
-/// An arm's routes, added up.
-#[derive(Default)]
-struct Report {
-    counts: Counts,
-    covered: Duration,
-}
-
-impl Report {
-    fn add(&mut self, window: &Window, span: Duration, now: Time) {
-        self.counts.add(&window.over(now, span));
-        self.covered = self.covered.max(window.covered(now, span));
+/// The time that `taken` of the same arguments covers.
+fn covered<T: Counted>(history: &History<T>, span: Span, now: Time) -> Duration {
+    match span {
+        Span::Stage => history.marked_for(now),
+        Span::Last(last) => history.covered(now, last),
     }
 }
 
-impl From<Report> for ArmReport {
-    fn from(report: Report) -> ArmReport {
-        let Report { counts, covered } = report;
-        let quantile_ms = |share: f64| counts.first_byte.quantile(share).map(|us| us as f64 / 1000.0);
-        let seconds = covered.as_secs_f64();
-        ArmReport {
-            requests: counts.ended,
-            errors: counts.failures(),
-            rps: if seconds > 0.0 { counts.ended as f64 / seconds } else { 0.0 },
-            p50_ms: quantile_ms(0.50),
-            p75_ms: quantile_ms(0.75),
-            p90_ms: quantile_ms(0.90),
-            p95_ms: quantile_ms(0.95),
-            p99_ms: quantile_ms(0.99),
-            p999_ms: quantile_ms(0.999),
-            in_flight: 0,
-        }
+fn report((counts, covered): (Counts, Duration)) -> ArmReport {
+    let quantile_ms = |share: f64| counts.first_byte.quantile(share).map(|us| us as f64 / 1000.0);
+    let seconds = covered.as_secs_f64();
+    ArmReport {
+        requests: counts.ended,
+        errors: counts.failures(),
+        rps: if seconds > 0.0 { counts.ended as f64 / seconds } else { 0.0 },
+        p50_ms: quantile_ms(0.50),
+        p75_ms: quantile_ms(0.75),
+        p90_ms: quantile_ms(0.90),
+        p95_ms: quantile_ms(0.95),
+        p99_ms: quantile_ms(0.99),
+        p999_ms: quantile_ms(0.999),
+        in_flight: 0,
     }
 }
 
@@ -411,135 +360,5 @@ pub fn in_flight(cells: &PerWorker<Series>) -> u64 {
     cells.iter().map(of).sum()
 }
 
-fn add_all(sums: &mut [u64], counts: impl IntoIterator<Item = u64>) {
-    for (sum, count) in sums.iter_mut().zip(counts) {
-        *sum += count;
-    }
-}
-
-fn difference<const N: usize>(now: &[u64; N], before: &[u64; N]) -> [u64; N] {
-    std::array::from_fn(|index| now[index].saturating_sub(before[index]))
-}
-
-fn grown(now: &[u64], before: &[u64]) -> Histogram {
-    let mut histogram = Histogram::default();
-    for (bucket, (now, before)) in now.iter().zip(before).enumerate() {
-        histogram.add(bucket, now.saturating_sub(*before));
-    }
-    histogram
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rollout::assign::Decision;
-
-    fn at(ms: u64) -> Time {
-        Time::from_micros(ms * 1000)
-    }
-
-    fn key(arm: Arm, route: &str) -> SeriesKey {
-        SeriesKey::Arm { rollout: "chat".into(), arm, route: route.into() }
-    }
-
-    /// One request of worker `worker`, from its start to its end.
-    fn request(cells: &PerWorker<Series>, worker: usize, us: u64, error: Option<ErrorKind>) {
-        let series = cells.of(worker).unwrap();
-        series.started.add(1);
-        series.codes[CodeClass::Success as usize].add(1);
-        if let Some(kind) = error {
-            series.errors[kind as usize].add(1);
-        }
-        series.first_byte.record(us);
-        series.first_byte_us.add(us);
-        series.ended.add(1);
-    }
-
-    fn names(cohorts: &[&str]) -> Names {
-        let cohorts = cohorts.iter().map(|name| Arc::from(*name)).collect();
-        Names {
-            rollouts: BTreeMap::from([("chat".into(), cohorts)]),
-            routes: ["api".into()].into(),
-            ..Names::default()
-        }
-    }
-
-    #[test]
-    fn arms_add_up_routes_and_workers_over_the_window() {
-        let mut registry = Registry::new(2);
-        let (api, web) = (registry.series(key(Arm::Canary, "api")), registry.series(key(Arm::Canary, "web")));
-        let mut collector = Collector::default();
-        collector.collect(&registry, at(0), false);
-        request(&api, 0, 1_000, None);
-        request(&web, 1, 9_000, Some(ErrorKind::Timeout));
-        web.of(0).unwrap().started.add(1);
-        collector.collect(&registry, at(10_000), false);
-        let minute = Duration::from_secs(60);
-        let [stable, canary] = collector.arms(&registry, "chat", minute, at(10_000));
-        assert_eq!(stable, ArmReport::default());
-        assert_eq!((canary.requests, canary.errors, canary.in_flight), (2, 1, 1));
-        assert!((canary.rps - 0.2).abs() < 0.001, "{}", canary.rps);
-        assert!((canary.p99_ms.unwrap() - 9.0).abs() < 9.0 / 64.0);
-        let [_, later] = collector.arms(&registry, "chat", minute, at(90_000));
-        assert_eq!((later.requests, later.in_flight), (0, 1));
-    }
-
-    #[test]
-    fn a_reading_between_two_cells_of_a_request_loses_nothing() {
-        let mut registry = Registry::new(1);
-        let cells = registry.series(key(Arm::Stable, "api"));
-        let mut collector = Collector::default();
-        collector.collect(&registry, at(0), false);
-        let series = cells.of(0).unwrap();
-        series.started.add(1);
-        series.ended.add(1);
-        collector.collect(&registry, at(25), false);
-        series.errors[ErrorKind::Reset as usize].add(1);
-        collector.collect(&registry, at(50), false);
-        let [stable, _] = collector.arms(&registry, "chat", Duration::from_secs(1), at(50));
-        assert_eq!((stable.requests, stable.errors), (1, 1));
-    }
-
-    #[test]
-    fn cohorts_that_change_places_keep_their_decisions() {
-        let mut registry = Registry::new(1);
-        let mut collector = Collector::default();
-        let decide = |registry: &mut Registry, reason| {
-            registry.decisions(&"chat".into()).of(0).unwrap().record(Decision { arm: Arm::Canary, reason });
-        };
-        collector.adopt(&mut registry, &names(&["a", "b"]));
-        decide(&mut registry, Reason::Cohort(0));
-        decide(&mut registry, Reason::Bucket);
-        collector.adopt(&mut registry, &names(&["b", "a"]));
-        decide(&mut registry, Reason::Cohort(0));
-        let expected = [("bucket", 1), ("cohort:a", 1), ("cohort:b", 1)];
-        let told = |collector: &Collector| {
-            collector.decisions().into_iter().map(|((_, _, word), count)| (word, count)).collect::<Vec<_>>()
-        };
-        assert_eq!(told(&collector), expected.map(|(word, count)| (word.to_owned(), count)));
-        collector.retire(&mut registry, &names(&["b", "a"]));
-        assert_eq!(told(&collector), expected.map(|(word, count)| (word.to_owned(), count)), "nothing goes back");
-        decide(&mut registry, Reason::Cohort(1));
-        assert_eq!(collector.decisions()[&("chat".into(), Arm::Canary, "cohort:a".to_owned())], 2);
-    }
-
-    #[test]
-    fn what_left_the_config_is_forgotten_and_the_rest_goes_on() {
-        let mut registry = Registry::new(1);
-        let mut collector = Collector::default();
-        collector.adopt(&mut registry, &names(&[]));
-        let api = registry.series(key(Arm::Stable, "api"));
-        registry.series(key(Arm::Stable, "gone"));
-        registry.series(SeriesKey::Plain { route: "gone".into() });
-        registry.gauge(GaugeKey::UpstreamIdle("gone".into()));
-        registry.gauge(GaugeKey::Connections("127.0.0.1:1".into()));
-        request(&api, 0, 5, None);
-        collector.collect(&registry, at(0), false);
-        collector.retire(&mut registry, &names(&[]));
-        assert_eq!(registry.all_series().map(|(key, _)| key.clone()).collect::<Vec<_>>(), [key(Arm::Stable, "api")]);
-        assert_eq!(registry.all_gauges().count(), 1);
-        assert!(Arc::ptr_eq(&api, &registry.series(key(Arm::Stable, "api"))));
-        collector.retire(&mut registry, &Names::default());
-        assert_eq!((registry.all_series().count(), registry.all_decisions().count()), (0, 0));
-    }
-}
+/// Seconds are passed on to minutes so often.
+const AGE_EVERY: Duration = Duration::from_secs(1);

@@ -4,16 +4,21 @@
 //! only. What happens off the request path is counted by `facade` and joined by the supervisor.
 
 use super::collect::{Collector, Reading};
+use super::own::Own;
 use super::probe::UpstreamReport;
+use super::query::Queries;
+use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::breaker::{self, Cause};
 use crate::rollout::bucket::Weight;
+use crate::rollout::criterion::Reading::Value;
 use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::report::State;
+use crate::rollout::vital::Vital;
 use crate::tally::{
     CONNECTIONS_CUT, CONNECTIONS_REFUSED, Cell, FALLBACKS, GaugeKey, ListenerCounts, PerWorker, REFUSALS, Registry,
-    SeriesKey,
+    SeriesKey, SignalKey, VITALS_DROPPED,
 };
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -45,7 +50,25 @@ pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> S
     fallbacks(&mut text, registry);
     rollouts(&mut text, stands);
     breakers(&mut text, &sums, stands);
+    signals(&mut text, registry, collector);
+    vitals(&mut text, registry);
     process(&mut text, registry);
+    text.0
+}
+
+/// What criteria read that is counted on no request path: answers to queries, and weir's own memory and CPU.
+pub fn sources(queries: &Queries, own: &Own, now: Time) -> String {
+    let mut text = Text::default();
+    text.family("weir_query_value", "gauge", "Value of a query as criteria read it; without data there is none.");
+    for name in queries.names() {
+        if let Value { value, .. } = queries.reading(name, now) {
+            text.sample("", &[("query", name)], value);
+        }
+    }
+    text.family("process_resident_memory_bytes", "gauge", "Resident memory of weir.");
+    own.memory.iter().for_each(|bytes| text.sample("", &[], bytes));
+    text.family("process_cpu_seconds_total", "counter", "CPU time of weir.");
+    own.cpu_us.iter().for_each(|us| text.sample("", &[], seconds(*us)));
     text.0
 }
 
@@ -234,6 +257,41 @@ fn breakers(text: &mut Text, sums: &Sums, stands: &[Stand]) {
         for (code, count) in CodeClass::ALL.iter().zip(codes) {
             text.sample("", &[("rollout", rollout), ("code", code.label())], count);
         }
+    }
+}
+
+fn signals(text: &mut Text, registry: &Registry, collector: &Collector) {
+    let mut totals: BTreeMap<SignalKey, u64> = BTreeMap::new();
+    for (key, cells) in registry.all_signals() {
+        *totals.entry(key.clone()).or_default() += cells.iter().map(|cell| cell.0.read()).sum::<u64>();
+    }
+    for (key, count) in collector.beside.posted() {
+        *totals.entry(key.clone()).or_default() += count;
+    }
+    text.family("weir_signals_total", "counter", "Answers that a signal counts, and events that were posted to it.");
+    for ((rollout, arm, signal), count) in totals {
+        text.sample("", &[("rollout", &rollout), ("arm", arm.name()), ("signal", &signal)], count);
+    }
+    let help = "Requests meant for the canary that the breaker sent to stable.";
+    text.family("weir_diverted_total", "counter", help);
+    for (rollout, cells) in registry.all_diverted() {
+        text.sample("", &[("rollout", rollout)], cells.iter().map(|cell| cell.0.read()).sum::<u64>());
+    }
+}
+
+fn vitals(text: &mut Text, registry: &Registry) {
+    text.family("weir_vitals_total", "counter", "Web vitals that browsers reported.");
+    for ((rollout, arm), cells) in registry.all_vitals() {
+        for vital in Vital::ALL {
+            let reports = cells.iter().map(|cells| cells.of(vital).reports.read()).sum::<u64>();
+            text.sample("", &[("rollout", rollout), ("arm", arm.name()), ("vital", vital.word())], reports);
+        }
+    }
+    text.family("weir_vitals_dropped_total", "counter", "Posts of web vitals that were not taken, by reason.");
+    let counts = registry.counts();
+    for (index, reason) in VITALS_DROPPED.iter().enumerate() {
+        let dropped = counts.iter().filter_map(|worker| worker.vitals_dropped.get(index)).map(Cell::read);
+        text.sample("", &[("reason", reason)], dropped.sum::<u64>());
     }
 }
 

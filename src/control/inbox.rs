@@ -3,6 +3,7 @@
 use super::probe::{Found, UpstreamReport};
 use super::reload::{Hands, Judged};
 use super::resolve::{ASK_EVERY, Answer};
+use super::signals::{Counted, Posting};
 use super::watch::LOOK_EVERY;
 use super::{Denied, Origin, Reloaded};
 use crate::rollout::engine::Input;
@@ -27,6 +28,8 @@ pub enum Command {
     Reload { origin: Origin, reply: oneshot::Sender<Result<Reloaded, Denied>> },
     /// A page of the audit trail.
     Events { since: u64, limit: usize, reply: oneshot::Sender<Result<(Vec<report::Event>, u64), Denied>> },
+    /// Something that happened, for a signal.
+    Signal { signal: String, posting: Posting, reply: oneshot::Sender<Result<Counted, Denied>> },
     /// The text for Prometheus.
     Metrics { reply: oneshot::Sender<String> },
     /// The effective config.

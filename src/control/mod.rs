@@ -5,6 +5,10 @@
 
 pub mod collect;
 pub mod exposition;
+pub mod own;
+pub mod query;
+pub mod signals;
+pub mod sources;
 pub mod store;
 
 mod facade;
@@ -31,6 +35,7 @@ use crate::rollout::engine::{Input, Refused};
 use crate::rollout::report::{Event, RolloutReport};
 use crate::snapshot::{Published, Snapshot};
 use inbox::Command;
+use signals::{Counted, Posting};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -177,6 +182,12 @@ impl Handle {
     /// The audit trail after event `since`, oldest first, at most `limit` (and 1,000); with the id to ask from next.
     pub async fn events(&self, since: u64, limit: usize) -> Result<(Vec<Event>, u64), Denied> {
         self.ask(ANSWER_WITHIN, |reply| Command::Events { since, limit, reply }).await?
+    }
+
+    /// Counts something that happened for the signal of that name.
+    pub async fn post_signal(&self, signal: &str, posting: Posting) -> Result<Counted, Denied> {
+        let signal = signal.to_owned();
+        self.ask(ANSWER_WITHIN, |reply| Command::Signal { signal, posting, reply }).await?
     }
 
     /// The text of `GET /metrics`.

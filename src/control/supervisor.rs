@@ -7,8 +7,10 @@ use super::collect::{Collector, Names};
 use super::facade::Facade;
 use super::inbox::{Command, Event, Inbox};
 use super::measure::Measurer;
+use super::own::Own;
 use super::probe::Prober;
 use super::publish::Publisher;
+use super::query::Queries;
 use super::reload::{Asker, InForce, Reloader};
 use super::resolve::Resolver;
 use super::store::{self, Numbers, OpenError, Store};
@@ -137,6 +139,8 @@ struct Supervisor {
     publisher: Publisher,
     collector: Collector,
     measurer: Measurer,
+    queries: Queries,
+    own: Own,
     resolver: Resolver,
     prober: Prober,
     reloader: Reloader,
@@ -182,6 +186,8 @@ impl Supervisor {
             publisher: Publisher::new(workers),
             collector: Collector::default(),
             measurer: Measurer::default(),
+            queries: Queries::new(clock.clone()),
+            own: Own::new(clock.now()),
             resolver: Resolver::new(answers),
             prober: Prober::start(events.clone())?,
             reloader: Reloader::new(config_path, environment, clock.clone(), events, &loaded.files, users),
@@ -263,11 +269,13 @@ impl Supervisor {
     fn collect(&mut self) {
         let now = self.clock.now();
         self.collector.collect(&self.publisher.registry, now, false);
+        self.own.read(now);
         self.look(now);
         if self.forget_at.is_some_and(|at| now >= at) {
             self.forget_at = None;
             self.collector.retire(&mut self.publisher.registry, &names(&self.config));
             self.measurer.retain(|rollout| self.config.rollout(rollout).is_some());
+            self.own.retain(|rollout| self.config.rollout(rollout).is_some());
         }
         if let Some((_, ticks)) = &mut self.awaiting_names {
             *ticks = ticks.saturating_sub(1);
@@ -323,6 +331,7 @@ impl Supervisor {
     fn publish(&mut self) {
         let config = Arc::clone(&self.config);
         self.collector.adopt(&mut self.publisher.registry, &names(&config));
+        self.queries.adopt(&config.queries);
         let mut live = self.live();
         live.endpoints = self.resolver.endpoints(&config.upstreams, self.clock.now());
         let generation = self.publisher.publish(&config, &live);
@@ -390,5 +399,6 @@ fn names(config: &Config) -> Names {
         rollouts: rollouts.collect(),
         routes: config.routes.iter().map(|route| Arc::clone(&route.name)).collect(),
         upstreams: config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect(),
+        signals: config.signals.iter().map(|signal| Arc::clone(&signal.name)).collect(),
     }
 }

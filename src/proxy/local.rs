@@ -7,6 +7,7 @@ use super::admission::Turns;
 use super::budget::Budget;
 use super::lasting::Streams;
 use super::pool::{Pools, UpstreamPool};
+use super::vitals::Gate;
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
 use std::cell::{Cell, RefCell};
@@ -41,6 +42,8 @@ pub struct Worker {
     adopted: RefCell<Rc<Adopted>>,
     pools: RefCell<Pools>,
     budgets: RefCell<Budgets>,
+    /// How many web vitals are taken.
+    pub vitals_gate: RefCell<Gate>,
     random: RefCell<fastrand::Rng>,
     log: Option<Log>,
     drain: Cell<Drain>,
@@ -128,6 +131,7 @@ impl Worker {
             adopted: RefCell::new(Rc::new(adopted)),
             pools: RefCell::new(pools),
             budgets: RefCell::new(known),
+            vitals_gate: RefCell::default(),
             random: RefCell::new(fastrand::Rng::new()),
             log,
             drain: Cell::new(Drain::No),

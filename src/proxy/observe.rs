@@ -7,6 +7,7 @@ use super::admission::Admitted;
 use super::ending::Kind;
 use super::lasting::{Canary, Stream};
 use super::local::{Adopted, Worker};
+use super::signals;
 use super::watch::{Ended, Watches};
 use crate::clock::Time;
 use crate::latch::UnitMark;
@@ -34,6 +35,8 @@ pub struct Observation {
     /// The status the client got.
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
+    /// The signals whose headers the answer has.
+    signals: u64,
     bytes_in: u64,
     bytes_out: u64,
     line: Option<Box<access::Line>>,
@@ -67,6 +70,7 @@ impl Observation {
             answered: None,
             status: None,
             grpc_status: None,
+            signals: 0,
             bytes_in: 0,
             bytes_out: 0,
             line,
@@ -84,6 +88,9 @@ impl Observation {
         self.answered = Some(status);
         self.status = Some(status);
         self.grpc_status = super::body::grpc_status(headers);
+        if !self.snapshot().signals.is_empty() {
+            self.signals = signals::heads(&self.snapshot().signals, headers);
+        }
         self.each_series(|series, _| series.answered.add(1));
         let outcome = self.outcome(End::Complete);
         self.watches.answered(&self.adopted.snapshot, self.worker.index, &outcome);
@@ -115,6 +122,7 @@ impl Observation {
         self.answered = None;
         self.status = None;
         self.grpc_status = None;
+        self.signals = 0;
         self.line = line.map(|line| Box::new(access::Line { upstream, fallback: Some(failure), error: None, ..*line }));
     }
 
@@ -205,7 +213,30 @@ impl Observation {
                 series.total_us.add(total_us);
             }
         });
+        if !self.snapshot().signals.is_empty() {
+            self.count_signals();
+        }
         self.write_line(end, total_us);
+    }
+
+    /// Counts the request for every signal it matches, on the arm it was decided for.
+    fn count_signals(&self) {
+        let (heads, status, grpc_status) = (self.signals, self.status, self.grpc_status);
+        let ended = signals::Ended { heads, status, grpc_status, route: self.route };
+        let Some(route) = self.route() else { return };
+        for signal in signals::counted(&self.snapshot().signals, &ended) {
+            for (on_route, decision) in route.rollouts.iter().zip(&self.decisions) {
+                if matches!(decision.reason, Reason::Forced | Reason::Probe) {
+                    continue;
+                }
+                let rollout = self.snapshot().rollouts.get(on_route.rollout);
+                let arms = rollout.and_then(|rollout| rollout.signals.get(signal));
+                let cells = arms.and_then(|arms| arms.get(decision.arm.index()));
+                if let Some(cell) = cells.and_then(|cells| cells.of(self.worker.index)) {
+                    cell.0.add(1);
+                }
+            }
+        }
     }
 
     fn outcome(&self, end: End) -> Outcome {

@@ -26,10 +26,10 @@ use super::refusal::Refusal;
 use super::replay::{Again, Outgoing, outgoing};
 use super::tunnel::Tunnel;
 use super::unit::RequestAsker;
-use super::{flags, route, websocket};
+use super::{flags, route, vitals, websocket};
 use crate::clock::Time;
 use crate::rollout::Arm;
-use crate::rollout::assign::{Decision, decide};
+use crate::rollout::assign::{Decision, Reason, decide, is_diverted};
 use crate::rollout::outcome::{End, ErrorKind};
 use crate::snapshot::{ArmRoute, ArmTarget, FixedAnswer, ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
 use arrayvec::ArrayVec;
@@ -89,6 +89,10 @@ impl Exchange<'_> {
         if let Some(answer) = flags::answer(self.worker, snapshot, self.client, self.parts) {
             return Ok(answer);
         }
+        if vitals::is_for(snapshot, self.client, self.parts) {
+            // Rare, so its state is not part of every request's.
+            return Ok(Box::pin(vitals::answer(self.worker, snapshot, self.client, self.parts, body)).await);
+        }
         let (index, route) = route::find(snapshot, self.parts, host).ok_or(Refusal::NoRoute)?;
         let websocket = websocket::is_asked_for(self.parts);
         if websocket && !route.websocket {
@@ -109,6 +113,7 @@ impl Exchange<'_> {
         let line = line.take();
         let mark = |rollout| asker.mark(rollout);
         let mut observation = Observation::start(self.worker, admitted, decisions.clone(), self.started, line, mark);
+        self.count_diverted(route, &decisions, &asker);
         let routed = Routed { route, host, trusted, websocket };
         let rewrite = self.rewrite(&routed, &decisions, false);
 
@@ -130,14 +135,7 @@ impl Exchange<'_> {
         };
         let answer = match sent {
             Ok(answer) => answer,
-            Err(Miss { refusal, end, .. }) => {
-                let gone = refusal == Refusal::ClientLeft;
-                observation.replaced((!gone).then_some(refusal.status()), refusal.word());
-                let answer = self.refusal(refusal);
-                observation.sent(answer.body().size_hint().exact().unwrap_or(0));
-                observation.close(end);
-                return Ok(answer);
-            }
+            Err(miss) => return Ok(self.missed(&miss, &mut observation)),
         };
 
         observation.answered(answer.status, &answer.headers);
@@ -229,6 +227,27 @@ impl Exchange<'_> {
             arms.extend(rollout.arms.get(arm.index()));
         }
         Rewrite { parts: self.parts, websocket, client: self.client, trusted, host, ids: self.ids, shown, arms }
+    }
+
+    /// Counts the requests that a breaker keeps from the canary. While every circuit is closed there is nothing to ask.
+    fn count_diverted(&self, route: &Route, decisions: &Decisions, asker: &RequestAsker<'_>) {
+        let snapshot = &*self.adopted.snapshot;
+        for (on, _) in route.rollouts.iter().zip(decisions).filter(|(_, decision)| decision.reason == Reason::Breaker) {
+            let diverted = snapshot.rollouts.get(on.rollout).and_then(|rollout| rollout.diverted.of(self.worker.index));
+            if let Some(cell) = diverted.filter(|_| is_diverted(&snapshot.splits, on.rollout, asker)) {
+                cell.0.add(1);
+            }
+        }
+    }
+
+    /// weir's own answer where there is none from an upstream; ends the observation.
+    fn missed(&self, miss: &Miss, observation: &mut Observation) -> Response<Body> {
+        let gone = miss.refusal == Refusal::ClientLeft;
+        observation.replaced((!gone).then_some(miss.refusal.status()), miss.refusal.word());
+        let answer = self.refusal(miss.refusal);
+        observation.sent(answer.body().size_hint().exact().unwrap_or(0));
+        observation.close(miss.end);
+        answer
     }
 
     /// Counts a refusal and gives its answer.

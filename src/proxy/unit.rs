@@ -73,10 +73,23 @@ impl<'a> RequestAsker<'a> {
         if let Some(own) = self.own_unit(rollout).filter(|own| !own.is_address) {
             return latch.mark(&own.text);
         }
-        match self.forwarded_for().unwrap_or(self.client.address) {
+        match self.address() {
             IpAddr::V4(address) => latch.mark(address.to_bits()),
             IpAddr::V6(address) => latch.mark((address.to_bits() >> 64) as u64),
         }
+    }
+
+    /// The client's address; behind trusted proxies the last one that none of them vouches for. Of IPv6 the network.
+    pub fn address(&self) -> IpAddr {
+        match self.forwarded_for().unwrap_or(self.client.address) {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        }
+    }
+
+    /// The unit that the request itself brings for that rollout; none is minted.
+    pub fn brought_unit(&self, rollout: usize) -> Option<Cow<'_, str>> {
+        self.own_unit(rollout).map(|own| own.text)
     }
 
     /// The id minted for this request, with the cookies that are to keep it: none unless a decision needed one.

@@ -304,6 +304,13 @@ fn decide_within<A: Asker>(splits: &[Split], index: usize, asker: &A, chain_left
     }
 }
 
+/// Whether a request that got stable for the reason `breaker` would be on the canary if the circuit were closed: by
+/// everything that comes after the breaker in the order of reasons.
+pub fn is_diverted<A: Asker>(splits: &[Split], index: usize, asker: &A) -> bool {
+    let Some(split) = splits.get(index) else { return false };
+    by_split(splits, index, split, asker.switches(index), asker, splits.len()).arm == Arm::Canary
+}
+
 /// Whether a request belongs to those that probe the canary, if it would be there at all.
 fn in_trickle<A: Asker>(index: usize, split: &Split, asker: &A) -> bool {
     let Some((bucketer, share)) = &split.probe else { return false };

@@ -24,6 +24,7 @@ use super::Arm;
 use std::fmt;
 use std::sync::Arc;
 
+pub use super::vital::Vital;
 pub use evaluate::{Evaluation, Reading, Sample, Source, show};
 pub use parse::{CriterionError, parse};
 
@@ -135,31 +136,6 @@ impl Quantile {
     /// Its word.
     pub fn word(self) -> &'static str {
         Quantile::ALL.into_iter().find(|(_, quantile)| *quantile == self).map_or("p50", |(name, _)| name)
-    }
-}
-
-/// A web vital.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Vital {
-    /// Largest contentful paint, a time.
-    Lcp,
-    /// Interaction to next paint, a time.
-    Inp,
-    /// Cumulative layout shift, without unit.
-    Cls,
-}
-
-impl Vital {
-    /// All vitals.
-    pub const ALL: [Vital; 3] = [Vital::Lcp, Vital::Inp, Vital::Cls];
-
-    /// Its word in criteria; browsers write it in capitals.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Vital::Lcp => "lcp",
-            Vital::Inp => "inp",
-            Vital::Cls => "cls",
-        }
     }
 }
 

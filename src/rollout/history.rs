@@ -3,7 +3,7 @@
 //!
 //! Every tier is sparse: a time in which nothing happened takes no memory. Fed and read by the control plane.
 
-use super::window::{Counts, SLICE, SLICES_KEPT, Window};
+use super::window::{Counted, Counts, SLICE, SLICES_KEPT, Window};
 use crate::clock::Time;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,30 +15,30 @@ const HOURS: (u64, u64) = (3600, 400 * 24);
 
 /// What happened to one series.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct History<T = Counts> {
     began: Time,
-    recent: Window,
-    minutes: Tier,
-    hours: Tier,
+    recent: Window<T>,
+    minutes: Tier<T>,
+    hours: Tier<T>,
     /// When the present stage began, and what happened since.
     marked: Time,
-    since_mark: Counts,
+    since_mark: T,
 }
 
 /// Slices of one length, the oldest first.
 #[derive(Clone, Debug, Default)]
-struct Tier {
-    slices: VecDeque<(u64, Box<Counts>)>,
+struct Tier<T> {
+    slices: VecDeque<(u64, Box<T>)>,
 }
 
-impl History {
+impl<T: Counted> History<T> {
     /// An empty history that counts from `now`.
     pub fn new(now: Time) -> Self {
         History { began: now, recent: Window::new(now), marked: now, ..History::default() }
     }
 
     /// Counts what ended since the last push, as having ended `now`.
-    pub fn push(&mut self, now: Time, counts: &Counts) {
+    pub fn push(&mut self, now: Time, counts: &T) {
         let History { recent, minutes, hours, .. } = self;
         recent.push_and_pass_on(now, counts, |second, counts| minutes.take(second / MINUTES.0, counts));
         let second = now.as_secs();
@@ -54,11 +54,11 @@ impl History {
     /// A stage begins: `since_mark` counts from here.
     pub fn mark(&mut self, now: Time) {
         self.marked = now;
-        self.since_mark = Counts::default();
+        self.since_mark = T::default();
     }
 
     /// Everything since the last mark.
-    pub fn since_mark(&self) -> &Counts {
+    pub fn since_mark(&self) -> &T {
         &self.since_mark
     }
 
@@ -69,14 +69,14 @@ impl History {
 
     /// Everything in the last `span`. Whole slices are counted, so it reaches up to one slice further back than the span:
     /// a second within 15 minutes, a minute within 72 hours, an hour beyond.
-    pub fn over(&self, now: Time, span: Duration) -> Counts {
-        let mut sum = self.recent.over(now, span);
-        if span.as_secs() >= SLICES_KEPT {
-            let first = (now - span).as_secs();
-            self.minutes.add_from(first / MINUTES.0, &mut sum);
-            self.hours.add_from(first / HOURS.0, &mut sum);
+    pub fn over(&self, now: Time, span: Duration) -> T {
+        if span.as_secs() < SLICES_KEPT {
+            return self.recent.over(now, span);
         }
-        sum
+        // Seconds that are about to be passed on to the minutes are still among the recent ones, so all of these count.
+        let first = (now - span).as_secs();
+        let recent = self.recent.since(first, now);
+        T::total(recent.chain(self.minutes.since(first / MINUTES.0)).chain(self.hours.since(first / HOURS.0)))
     }
 
     /// The time that `over` of the same arguments covers: what a rate per second divides by. It begins when counting began
@@ -89,9 +89,9 @@ impl History {
     }
 }
 
-impl Tier {
+impl<T: Counted> Tier<T> {
     /// Takes what happened in that slice, which is no older than the last one taken.
-    fn take(&mut self, slice: u64, counts: Box<Counts>) {
+    fn take(&mut self, slice: u64, counts: Box<T>) {
         match self.slices.back_mut() {
             Some((last, sum)) if *last >= slice => sum.add(&counts),
             last => {
@@ -104,13 +104,14 @@ impl Tier {
     }
 
     /// Takes the oldest slice out if it lies wholly before what is kept.
-    fn expired(&mut self, second: u64, (seconds, kept): (u64, u64)) -> Option<(u64, Box<Counts>)> {
+    fn expired(&mut self, second: u64, (seconds, kept): (u64, u64)) -> Option<(u64, Box<T>)> {
         let oldest = (second / seconds).saturating_sub(kept);
         self.slices.pop_front_if(|(slice, _)| *slice < oldest)
     }
 
-    fn add_from(&self, first: u64, sum: &mut Counts) {
-        self.slices.iter().rev().take_while(|(slice, _)| *slice >= first).for_each(|(_, counts)| sum.add(counts));
+    /// The slices from `first` on.
+    fn since(&self, first: u64) -> impl Iterator<Item = &T> {
+        self.slices.iter().rev().take_while(move |(slice, _)| *slice >= first).map(|(_, counts)| &**counts)
     }
 }
 
@@ -170,6 +171,17 @@ mod tests {
         history.push(at(90 * DAY), &requests(3));
         assert_eq!(history.since_mark().ended, 5);
         assert_eq!(history.marked_for(at(61)), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_series_that_has_come_to_rest_keeps_its_past() {
+        let mut history = History::new(at(0));
+        history.push(at(10), &3_u64);
+        // Nothing is pushed any more, so nothing has been passed on to the minutes.
+        assert_eq!(history.over(at(2_000), Duration::from_secs(3600)), 3);
+        assert_eq!(history.over(at(2_000), Duration::from_secs(60)), 0);
+        history.push(at(2_000), &0);
+        assert_eq!(history.over(at(2_000), Duration::from_secs(3600)), 3);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod standing;
 mod step;
 mod turn;
 pub mod users;
+pub mod vital;
 mod walk;
 pub mod window;
 

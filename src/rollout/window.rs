@@ -1,19 +1,99 @@
 //! Rolling windows: what happened in the last seconds up to the last 15 minutes, as counts and histograms.
 //!
 //! A window is a row of slices of one second each; seconds in which nothing happened take no memory, and a histogram
-//! takes eight bytes for each bucket that was hit. Time is handed in. Fed and read by the control plane, one window per
+//! takes eight bytes for each bucket that was hit. It holds anything that adds up: all that is counted of a series of
+//! requests, a plain number, or a histogram alone. Time is handed in. Fed and read by the control plane, one window per
 //! series; the request path never sees it.
 
 use super::histogram::{BUCKETS, Histogram};
 use super::outcome::{CodeClass, ErrorKind};
 use crate::clock::Time;
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
 /// The length of a slice: the grain at which a window can begin.
 pub const SLICE: Duration = Duration::from_secs(1);
 /// How many full slices are kept besides the one that is being filled: 15 minutes.
 pub const SLICES_KEPT: u64 = 900;
+
+/// Something that is counted over time and adds up.
+pub trait Counted: Clone + Default + fmt::Debug {
+    /// Whether nothing was counted.
+    fn is_empty(&self) -> bool;
+    /// Counts everything that `other` counted.
+    fn add(&mut self, other: &Self);
+    /// Gives memory back that is not needed as long as nothing is added.
+    fn shrink(&mut self) {}
+    /// Everything that all of them counted.
+    fn total<'a>(parts: impl Iterator<Item = &'a Self>) -> Self
+    where
+        Self: 'a,
+    {
+        parts.fold(Self::default(), |mut sum, part| {
+            sum.add(part);
+            sum
+        })
+    }
+}
+
+impl Counted for u64 {
+    fn is_empty(&self) -> bool {
+        *self == 0
+    }
+
+    fn add(&mut self, other: &Self) {
+        *self = self.saturating_add(*other);
+    }
+}
+
+impl Counted for Histogram {
+    fn is_empty(&self) -> bool {
+        Histogram::is_empty(self)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.merge(other);
+    }
+
+    fn shrink(&mut self) {
+        Histogram::shrink(self);
+    }
+
+    fn total<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
+        let mut sum = Dense::new();
+        parts.for_each(|part| sum.add(part));
+        sum.into()
+    }
+}
+
+impl Counted for Counts {
+    fn is_empty(&self) -> bool {
+        Counts::is_empty(self)
+    }
+
+    fn add(&mut self, other: &Self) {
+        Counts::add(self, other);
+    }
+
+    fn shrink(&mut self) {
+        self.first_byte.shrink();
+        self.total.shrink();
+    }
+
+    fn total<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
+        let (mut first_byte, mut total) = (Dense::new(), Dense::new());
+        let mut sum = Counts::default();
+        for part in parts {
+            sum.add_plain(part);
+            first_byte.add(&part.first_byte);
+            total.add(&part.total);
+        }
+        sum.first_byte = first_byte.into();
+        sum.total = total.into();
+        sum
+    }
+}
 
 /// What happened in some time to the requests of one series. The fields are those of `tally::Series`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,32 +154,26 @@ impl Counts {
             *sum = sum.saturating_add(count);
         }
     }
-
-    /// Gives memory back that is not needed as long as nothing is added.
-    pub fn shrink(&mut self) {
-        self.first_byte.shrink();
-        self.total.shrink();
-    }
 }
 
 /// The last 15 minutes of one series, by the second.
 #[derive(Clone, Debug, Default)]
-pub struct Window {
+pub struct Window<T = Counts> {
     /// When counting began; nothing is known of the time before.
     began: Time,
     /// Slices in which something happened, the oldest first.
-    slices: VecDeque<Slice>,
+    slices: VecDeque<Slice<T>>,
 }
 
 #[derive(Clone, Debug)]
-struct Slice {
+struct Slice<T> {
     /// The second since the clock began that the slice covers.
     second: u64,
     /// Boxed, so that a slice that has gone leaves 16 bytes behind and not the place of all its counts.
-    counts: Box<Counts>,
+    counts: Box<T>,
 }
 
-impl Window {
+impl<T: Counted> Window<T> {
     /// An empty window that counts from `now`.
     pub fn new(now: Time) -> Self {
         Window { began: now, slices: VecDeque::new() }
@@ -107,12 +181,12 @@ impl Window {
 
     /// Counts what ended since the last push, as having ended `now`. A moment before that of the last push counts as the
     /// last push's. Slices that are too old are dropped, also by a push of nothing.
-    pub fn push(&mut self, now: Time, counts: &Counts) {
+    pub fn push(&mut self, now: Time, counts: &T) {
         self.push_and_pass_on(now, counts, |_, _| {});
     }
 
     /// `push` that hands over what would be dropped, each with the second it happened in, the oldest first.
-    pub fn push_and_pass_on(&mut self, now: Time, counts: &Counts, mut pass_on: impl FnMut(u64, Box<Counts>)) {
+    pub fn push_and_pass_on(&mut self, now: Time, counts: &T, mut pass_on: impl FnMut(u64, Box<T>)) {
         let second = now.as_secs();
         let oldest = second.saturating_sub(SLICES_KEPT);
         while let Some(slice) = self.slices.pop_front_if(|slice| slice.second < oldest) {
@@ -135,22 +209,15 @@ impl Window {
     /// Everything in the slices that cover the last `span`: the one that `now` lies in, as far as it is filled, and every
     /// earlier one that the span touches. Only whole slices are counted, so this reaches up to one second further back
     /// than the span (`covered` says how far) and never less far, down to 15 minutes.
-    pub fn over(&self, now: Time, span: Duration) -> Counts {
-        let first = first_second(now, span);
-        let (mut first_byte, mut total) = (Dense::new(), Dense::new());
-        let mut sum = Counts::default();
-        for slice in self.slices.iter().rev().take_while(|slice| slice.second >= first) {
-            // A slice ahead of `now` is of a push that came between; it is not part of what was asked for.
-            if slice.second > now.as_secs() {
-                continue;
-            }
-            sum.add_plain(&slice.counts);
-            first_byte.add(&slice.counts.first_byte);
-            total.add(&slice.counts.total);
-        }
-        sum.first_byte = first_byte.into();
-        sum.total = total.into();
-        sum
+    pub fn over(&self, now: Time, span: Duration) -> T {
+        T::total(self.since(first_second(now, span), now))
+    }
+
+    /// What is kept of the seconds from `first` to the one that `now` lies in. A slice ahead of `now` is of a push that came
+    /// between; it is not part of what is asked for.
+    pub(super) fn since(&self, first: u64, now: Time) -> impl Iterator<Item = &T> {
+        let slices = self.slices.iter().rev().take_while(move |slice| slice.second >= first);
+        slices.filter(move |slice| slice.second <= now.as_secs()).map(|slice| &*slice.counts)
     }
 
     /// The time that `over` of the same arguments covers: what a rate per second divides by. It begins with the first

@@ -1,8 +1,8 @@
-//! Sections of the contract that this version reads and checks but does not carry out: shadow, plan, criteria sources
-//! and notifications, as they are written.
+//! Sections of the contract that this version reads and checks but does not carry out: shadow, plan and notifications, as
+//! they are written.
 
 use super::BothArms;
-use crate::config::decode::{Bytes, Decode, Map, Path, Shape, Spot, Url, section, words};
+use crate::config::decode::{Bytes, Decode, Path, Shape, Spot, Url, section, words};
 use crate::config::problem::Problems;
 use crate::config::tree::{Kind, Node};
 use crate::rollout::bucket::Weight;
@@ -171,38 +171,6 @@ words! {
         Pause = "pause",
         /// Tell somebody.
         Alert = "alert",
-    }
-}
-
-section! {
-    /// A named rate taken from responses.
-    Signal {
-        /// Which responses count.
-        when: [required] SignalWhen,
-    }
-}
-
-section! {
-    /// Which responses a signal counts.
-    SignalWhen {
-        /// Headers with their exact values.
-        response_header: [required] Map<String>,
-    }
-}
-
-section! {
-    /// A value read from a Prometheus server.
-    Query {
-        /// The server.
-        url: [required] Url,
-        /// The query.
-        expr: [required] String,
-        /// Time between queries.
-        interval: [optional] Duration = "5s",
-        /// Time for the answer.
-        timeout: [optional] Duration = "2s",
-        /// Age from which a value is no data.
-        max_age: [optional] Duration = "1m",
     }
 }
 

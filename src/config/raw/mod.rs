@@ -7,12 +7,14 @@ mod breaker;
 mod later;
 mod limits;
 mod rollout;
+mod sources;
 mod traffic;
 
 pub use breaker::*;
 pub use later::*;
 pub use limits::*;
 pub use rollout::*;
+pub use sources::*;
 pub use traffic::*;
 
 use super::decode::{FilePath, Map, Output, SecretText, Socket, Spot, section, words};
@@ -49,9 +51,9 @@ section! {
         /// Controlled changes, each with two arms.
         rollouts: [optional] Map<Rollout> = "{}",
         /// Named rates taken from responses.
-        signals: [later "no signal is counted"] Map<Signal> = "{}",
+        signals: [optional] Map<Signal> = "{}",
         /// Values read from a Prometheus server.
-        queries: [later "no query is asked"] Map<Query> = "{}",
+        queries: [optional] Map<Query> = "{}",
         /// Who is told of what happens.
         notify: [later "nobody is notified"] Vec<Spot<Notify>> = "[]",
     }
@@ -112,8 +114,8 @@ section! {
         protocols: [optional] Vec<Spot<Protocol>> = "[\"h2\", \"http/1.1\"]",
         /// Path that answers `?unit=U` with the arms of that unit. Off unless set.
         flags_path: [optional] String,
-        /// Path that takes web vitals from browsers. Off unless set.
-        vitals_path: [later "web vitals are not collected"] String,
+        /// Path that takes web vitals from browsers by POST. Off unless set.
+        vitals_path: [optional] String,
     }
 }
 

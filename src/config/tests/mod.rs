@@ -8,6 +8,7 @@ mod health;
 mod hostile;
 mod mistakes;
 mod overrides;
+mod sources;
 mod tables;
 
 use super::*;

@@ -16,24 +16,6 @@ pub fn check(raw: &raw::Root, context: &mut Context<'_, '_>) {
         let key = format!("rollouts.{}", entry.name);
         shadow(&key, rollout, context);
     }
-    if let Some(signals) = &raw.signals {
-        names::names("a signal", &signals.value, context);
-        for entry in &signals.value {
-            let when = entry.value.as_ref().and_then(|signal| signal.when.as_ref());
-            let headers = when.and_then(|when| when.value.response_header.as_ref());
-            names::headers(&format!("signals.{}.when.response_header", entry.name), headers, context);
-        }
-    }
-    if let Some(queries) = &raw.queries {
-        names::names("a query", &queries.value, context);
-        for entry in &queries.value {
-            url(
-                &format!("queries.{}.url", entry.name),
-                entry.value.as_ref().and_then(|query| query.url.as_ref()),
-                context,
-            );
-        }
-    }
     for (index, notify) in raw.notify.iter().flat_map(|notify| &notify.value).enumerate() {
         url(&format!("notify[{index}].url"), notify.value.url.as_ref(), context);
     }

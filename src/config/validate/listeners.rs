@@ -103,6 +103,11 @@ fn listener(key: &str, raw: &raw::Listener, context: &mut Context<'_, '_>) -> Op
             context.problems.error(spot.place, message);
         }
     }
+    if let (Some(flags), Some(vitals)) = (&raw.flags_path, &raw.vitals_path)
+        && flags.value == vitals.value
+    {
+        context.problems.error(vitals.place, format!("{key}.vitals_path: is the `flags_path` already"));
+    }
     let spot = raw.address.as_ref()?;
     let address = socket_address(&format!("{key}.address"), &spot.value, spot.place, context)?;
     Some(ListenerConfig {
@@ -112,6 +117,7 @@ fn listener(key: &str, raw: &raw::Listener, context: &mut Context<'_, '_>) -> Op
         http1: protocols.contains(&Protocol::Http1),
         http2: protocols.contains(&Protocol::H2),
         flags_path: raw.flags_path.as_ref().map(|path| Arc::from(path.value.as_str())),
+        vitals_path: raw.vitals_path.as_ref().map(|path| Arc::from(path.value.as_str())),
     })
 }
 

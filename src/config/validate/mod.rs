@@ -11,6 +11,7 @@ mod names;
 mod plan;
 mod rollouts;
 mod routes;
+mod sources;
 mod upstreams;
 
 pub use context::Context;
@@ -35,6 +36,8 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
     let rollouts = rollouts::rollouts(raw, context);
     rollouts::timeouts(raw, &rollouts, &upstreams, context);
     let routes = routes::routes(raw, &rollouts, context);
+    let signals = sources::signals(raw, &routes, context);
+    let queries = sources::queries(raw, context);
     later::check(raw, context);
     unused(raw, context);
     let state_dir = raw.state_dir.as_ref().map_or("weir-state", |path| &path.value.0);
@@ -51,6 +54,8 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
         upstreams,
         routes,
         rollouts,
+        signals,
+        queries,
         effective,
         digests: std::mem::take(&mut context.digests),
     }

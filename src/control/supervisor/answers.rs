@@ -4,6 +4,7 @@ use super::super::exposition::{self, Stand};
 use super::super::inbox::Command;
 use super::super::probe::UpstreamReport;
 use super::super::reload::Asker;
+use super::super::signals;
 use super::{Denied, Supervisor};
 use crate::clock::Time;
 use crate::rollout::bucket::Weight;
@@ -26,6 +27,13 @@ impl Supervisor {
                 self.reloader.want(Asker { origin, quiet: false, reply: Some(reply) });
             }
             Command::Events { since, limit, reply } => drop(reply.send(self.events(since, limit))),
+            Command::Signal { signal, posting, reply } => {
+                let now = self.clock.now();
+                let snapshot = self.publisher.present().ok_or(Denied::Unavailable);
+                let posted =
+                    snapshot.and_then(|snapshot| signals::post(&snapshot, &mut self.collector, &signal, &posting, now));
+                drop(reply.send(posted));
+            }
             Command::Metrics { reply } => drop(reply.send(self.metrics())),
             Command::Config { reply } => drop(reply.send(self.config.effective.to_string())),
             Command::Readiness { reply } => drop(reply.send(self.details())),
@@ -115,6 +123,7 @@ impl Supervisor {
         };
         let stands: Vec<Stand> = self.engine.standings().map(stand).collect();
         let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);
+        text.push_str(&exposition::sources(&self.queries, &self.own, self.clock.now()));
         text.push_str(&exposition::upstreams(&self.upstreams()));
         text.push_str(&self.facade.render());
         text

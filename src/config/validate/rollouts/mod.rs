@@ -183,7 +183,7 @@ fn errors(key: &str, raw: &raw::Rollout, context: &mut Context<'_, '_>) -> Error
 }
 
 /// `5xx`, `429` or `500-504`.
-fn status_range(text: &str) -> Option<(u16, u16)> {
+pub fn status_range(text: &str) -> Option<(u16, u16)> {
     let single = |text: &str| text.parse::<u16>().ok().filter(|status| text.len() == 3 && (100..=599).contains(status));
     if let Some(class) = text.strip_suffix("xx") {
         let class = class.parse::<u16>().ok().filter(|class| (1..=5).contains(class))?;

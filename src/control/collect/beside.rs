@@ -1,0 +1,159 @@
+//! What is counted of a rollout besides the ends of its requests, kept in the same tiers: fallbacks, requests that the
+//! breaker kept from the canary, signals, web vitals.
+//!
+//! Signals come from the request path and by post; the posted ones are counted here, because no worker sees them.
+
+use super::cells::{add_all, grown};
+use super::taken;
+use crate::clock::Time;
+use crate::rollout::Arm;
+use crate::rollout::histogram::{BUCKETS, Histogram};
+use crate::rollout::history::History;
+use crate::rollout::stages::Span;
+use crate::rollout::vital::Vital;
+use crate::tally::{Cell, FALLBACKS, PerWorker, Registry, SignalKey, Vitals};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A number that is counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Requests that stable answered in the canary's place.
+    Fallbacks,
+    /// Requests that the breaker kept from the canary.
+    Diverted,
+    /// What a signal counts of an arm.
+    Signal(Arm, Arc<str>),
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub struct Beside {
+    numbers: BTreeMap<(Arc<str>, Kind), Followed<u64>>,
+    vitals: BTreeMap<(Arc<str>, Arm, Vital), Reported>,
+    /// Signals that were posted, since the start.
+    posted: BTreeMap<SignalKey, u64>,
+}
+
+/// A total as last read, and how it came about.
+#[derive(Debug, Default)]
+struct Followed<T: crate::rollout::window::Counted> {
+    last: u64,
+    history: History<T>,
+}
+
+/// Reports of one vital.
+#[derive(Debug)]
+struct Reported {
+    /// By bucket, as last read.
+    last: Box<[u64]>,
+    followed: Followed<Histogram>,
+    /// Whether nothing moved between the last two readings; see `Tracked`.
+    settled: bool,
+}
+
+impl Beside {
+    /// Reads what moved since the last time; with `ages` also lets what has come to rest grow old.
+    pub fn collect(&mut self, registry: &Registry, now: Time, ages: bool) {
+        for (rollout, cells) in registry.all_fallbacks() {
+            let total = cells.iter().filter_map(|counts| counts.outcomes.get(ANSWERED)).map(Cell::read).sum();
+            self.number(rollout, Kind::Fallbacks, now).follow(total, now, ages);
+        }
+        for (rollout, cells) in registry.all_diverted() {
+            let total = cells.iter().map(|cell| cell.0.read()).sum();
+            self.number(rollout, Kind::Diverted, now).follow(total, now, ages);
+        }
+        for ((rollout, arm, signal), cells) in registry.all_signals() {
+            let total = cells.iter().map(|cell| cell.0.read()).sum();
+            self.number(rollout, Kind::Signal(*arm, Arc::clone(signal)), now).follow(total, now, ages);
+        }
+        for ((rollout, arm), cells) in registry.all_vitals() {
+            for vital in Vital::ALL {
+                let key = (Arc::clone(rollout), *arm, vital);
+                self.vitals.entry(key).or_insert_with(|| Reported::new(now)).follow(cells, vital, now, ages);
+            }
+        }
+    }
+
+    /// Counts posted signals.
+    pub fn post(&mut self, rollout: &Arc<str>, arm: Arm, signal: &Arc<str>, count: u64, now: Time) {
+        let posted = self.posted.entry((Arc::clone(rollout), arm, Arc::clone(signal))).or_default();
+        *posted = posted.saturating_add(count);
+        self.number(rollout, Kind::Signal(arm, Arc::clone(signal)), now).history.push(now, &count);
+    }
+
+    /// How often a signal was posted, by rollout and arm, since the start.
+    pub fn posted(&self) -> impl Iterator<Item = (&SignalKey, u64)> {
+        self.posted.iter().map(|(key, count)| (key, *count))
+    }
+
+    /// How much of a number there was in a span.
+    pub fn count(&self, rollout: &str, kind: &Kind, span: Span, now: Time) -> u64 {
+        // A key of a map cannot be looked up by borrowed parts.
+        let found = self.numbers.get(&(Arc::from(rollout), kind.clone()));
+        found.map_or(0, |followed| taken(&followed.history, span, now))
+    }
+
+    /// The reports of a vital in a span.
+    pub fn reports(&self, rollout: &str, arm: Arm, vital: Vital, span: Span, now: Time) -> Histogram {
+        let found = self.vitals.get(&(Arc::from(rollout), arm, vital));
+        found.map(|reported| taken(&reported.followed.history, span, now)).unwrap_or_default()
+    }
+
+    /// A stage of that rollout begins.
+    pub fn mark(&mut self, rollout: &str, now: Time) {
+        let numbers = self.numbers.iter_mut().filter(|((of, _), _)| **of == *rollout);
+        numbers.for_each(|(_, followed)| followed.history.mark(now));
+        let vitals = self.vitals.iter_mut().filter(|((of, _, _), _)| **of == *rollout);
+        vitals.for_each(|(_, reported)| reported.followed.history.mark(now));
+    }
+
+    /// Forgets what no config speaks of any more.
+    pub fn retain(&mut self, rollouts: impl Fn(&str) -> bool, signals: impl Fn(&str) -> bool) {
+        self.numbers.retain(|(rollout, kind), _| {
+            rollouts(rollout) && !matches!(kind, Kind::Signal(_, signal) if !signals(signal))
+        });
+        self.vitals.retain(|(rollout, _, _), _| rollouts(rollout));
+        self.posted.retain(|(rollout, _, signal), _| rollouts(rollout) && signals(signal));
+    }
+
+    fn number(&mut self, rollout: &Arc<str>, kind: Kind, now: Time) -> &mut Followed<u64> {
+        let new = || Followed { last: 0, history: History::new(now) };
+        self.numbers.entry((Arc::clone(rollout), kind)).or_insert_with(new)
+    }
+}
+
+impl Followed<u64> {
+    fn follow(&mut self, total: u64, now: Time, ages: bool) {
+        let grown = total.saturating_sub(self.last);
+        if grown > 0 || ages {
+            self.last = total;
+            self.history.push(now, &grown);
+        }
+    }
+}
+
+impl Reported {
+    fn new(now: Time) -> Reported {
+        let last = vec![0; BUCKETS].into_boxed_slice();
+        Reported { last, followed: Followed { last: 0, history: History::new(now) }, settled: false }
+    }
+
+    fn follow(&mut self, cells: &PerWorker<Vitals>, vital: Vital, now: Time, ages: bool) {
+        let reports = cells.iter().map(|vitals| vitals.of(vital).reports.read()).sum();
+        let moved = std::mem::replace(&mut self.followed.last, reports) != reports;
+        let was_settled = std::mem::replace(&mut self.settled, !moved);
+        if moved || !was_settled {
+            let mut present = vec![0; BUCKETS].into_boxed_slice();
+            cells.iter().for_each(|vitals| add_all(&mut present, vitals.of(vital).values.read()));
+            self.followed.history.push(now, &grown(&present, &self.last));
+            self.last = present;
+        } else if ages {
+            self.followed.history.push(now, &Histogram::default());
+        }
+    }
+}
+
+/// The place of `answered` among the words of `FALLBACKS`.
+const ANSWERED: usize = 0;
+const _: () = assert!(matches!(FALLBACKS[ANSWERED].as_bytes(), b"answered"));
