@@ -3,6 +3,10 @@
 //! Plain translations of `rollout::report` and of decisions; the command line reads the same forms back. Domain types
 //! know nothing of them. Times are RFC 3339 in UTC, spans are seconds, latencies milliseconds.
 
+mod plan;
+
+pub use plan::{Gate, Stage, Trigger};
+
 use crate::control::Reloaded;
 use crate::rollout::assign::{Asker, Split, UnitAsker, decide};
 use crate::rollout::bucket::Weight;
@@ -31,9 +35,9 @@ pub struct Rollout {
     pub state: String,
     /// Why it is killed, or else why it is in that state; null where there is nothing to say.
     pub state_reason: Option<String>,
-    /// The present stage; null without stages.
-    #[serde(skip_deserializing)]
-    pub stage: (),
+    /// The present stage; null before the first and without stages.
+    #[serde(default)]
+    pub stage: Option<Stage>,
     /// The weight in force, kill aside.
     pub weight_ppm: u32,
     /// The weight of the file.
@@ -49,11 +53,11 @@ pub struct Rollout {
     /// The cohorts in config order.
     pub cohorts: Vec<Cohort>,
     /// Gates of the present stage.
-    #[serde(skip_deserializing)]
-    pub gates: [(); 0],
+    #[serde(default)]
+    pub gates: Vec<Gate>,
     /// Triggers that are watched.
-    #[serde(skip_deserializing)]
-    pub triggers: [(); 0],
+    #[serde(default)]
+    pub triggers: Vec<Trigger>,
     /// The span that `arms` covers, in seconds.
     pub window_s: f64,
     /// The generation of the snapshot that carries this state.
@@ -237,7 +241,7 @@ impl Rollout {
             name: report.name.to_string(),
             state: report.state.word().to_owned(),
             state_reason: report.state_reason.clone(),
-            stage: (),
+            stage: report.stage.as_ref().map(Stage::of),
             weight_ppm: report.weight.ppm(),
             file_weight_ppm: report.file_weight.ppm(),
             killed: report.killed,
@@ -245,8 +249,8 @@ impl Rollout {
             breaker: report.breaker.as_ref().map(Breaker::of),
             arms: Arms { stable: Arm::of(stable), canary: Arm::of(canary) },
             cohorts: report.cohorts.iter().map(Cohort::of).collect(),
-            gates: [],
-            triggers: [],
+            gates: report.gates.iter().map(Gate::of).collect(),
+            triggers: report.triggers.iter().map(Trigger::of).collect(),
             window_s: thousandths(window.as_secs_f64()),
             generation: report.generation,
         }

@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 mod answers;
 mod looking;
 mod reloading;
+mod watching;
 
 /// What the control plane starts from.
 #[derive(Debug)]
@@ -151,6 +152,8 @@ struct Supervisor {
     notes: Notes,
     /// When names that left the config are forgotten.
     forget_at: Option<Time>,
+    /// When plans were last looked at.
+    watched_at: Time,
     tries: u32,
 }
 
@@ -195,6 +198,7 @@ impl Supervisor {
             awaiting_names: None,
             notes: Notes { lost, ..Notes::default() },
             forget_at: None,
+            watched_at: Time::default(),
             tries: 0,
             config: Arc::new(loaded.config),
             clock,
@@ -271,6 +275,7 @@ impl Supervisor {
         self.collector.collect(&self.publisher.registry, now, false);
         self.own.read(now);
         self.look(now);
+        self.watch_plans(now);
         if self.forget_at.is_some_and(|at| now >= at) {
             self.forget_at = None;
             self.collector.retire(&mut self.publisher.registry, &names(&self.config));

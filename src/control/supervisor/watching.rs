@@ -1,0 +1,54 @@
+//! Four times a second: what was measured of each rollout goes to its plan's gates and triggers, by way of the engine like every
+//! other input.
+
+use super::super::sources::Sources;
+use super::Supervisor;
+use crate::clock::Time;
+use crate::rollout::course::{Captured, Readings, asks, records};
+use crate::rollout::engine::Input;
+use crate::rollout::stages::Span;
+use crate::rollout::standing::Standing;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks at the plans: a trigger without `for` acts this soon.
+pub(super) const WATCH_EVERY: Duration = Duration::from_millis(250);
+
+impl Supervisor {
+    /// Has every rollout with stages or triggers look at where it stands.
+    pub(super) fn watch_plans(&mut self, now: Time) {
+        if now.since(self.watched_at) < WATCH_EVERY {
+            return;
+        }
+        self.watched_at = now;
+        let config = Arc::clone(&self.config);
+        let trips = |standing: Standing<'_>| {
+            let watched = standing.plan.breaker.is_some();
+            watched.then(|| (Arc::clone(&standing.plan.name), u64::from(standing.saved.breaker.trips)))
+        };
+        let trips = self.engine.standings().filter_map(trips).collect();
+        let mut looks = Vec::new();
+        {
+            let sources = Sources::new(&self.collector, &self.queries, &self.own, &config, trips, now);
+            for standing in self.engine.standings() {
+                let (name, stages) = (&standing.plan.name, &standing.plan.stages);
+                if stages.list.is_empty() && stages.triggers.is_empty() {
+                    continue;
+                }
+                let stage = standing.saved.progress.stage.as_deref();
+                let readings = Readings::take(asks(stages, stage), |span, asked| sources.reading(name, span, asked));
+                let record = Captured::take(records(stages), |asked| sources.reading(name, Span::Stage, asked));
+                looks.push((Arc::clone(name), standing.saved.progress.visit, readings, record));
+            }
+        }
+        let wall = self.clock.wall();
+        for (rollout, visit, readings, record) in looks {
+            // What is denied, because it cannot be written down, comes again by itself.
+            let _ = self.carry_out(Input::Watched { rollout: Arc::clone(&rollout), wall, readings, record });
+            let after = self.engine.standing(&rollout).map(|standing| standing.saved.progress.visit);
+            if after != Some(visit) {
+                self.collector.mark(&rollout, now);
+            }
+        }
+    }
+}
