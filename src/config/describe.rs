@@ -8,6 +8,7 @@ use super::units::{print_share, print_span};
 use crate::rollout::Arm;
 use crate::rollout::breaker::{COOLDOWN_MAX, Rules};
 use crate::rollout::bucket::Weight;
+use crate::rollout::stages::{Stage, Stages, Trigger};
 use crate::snapshot::{Fallback, Signal};
 use std::fmt::Write;
 use std::path::Path;
@@ -224,15 +225,36 @@ fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
     match (plan.killed, plan.enabled, plan.is_staged()) {
         (true, ..) => row("state", "killed: everything goes to stable".to_owned()),
         (_, false, _) => row("state", "disabled: everything goes to stable".to_owned()),
-        (_, _, true) => {
-            row("state", "pending: this version carries no stages out, everything goes to stable".to_owned())
-        }
+        (_, _, true) if !plan.stages.autostart => row("state", "pending until somebody starts it".to_owned()),
         _ => {}
+    }
+    for (index, line) in steps(&plan.stages).into_iter().enumerate() {
+        row(if index == 0 { "plan" } else { "" }, line);
     }
     if let Some(time) = rollout.close_streams {
         row("streams", format!("the canary's long ones end within {} of its trip or kill", print_span(time)));
     }
     rows
+}
+
+/// One line per stage with its gates, then one per trigger.
+fn steps(stages: &Stages) -> Vec<String> {
+    let stage = |stage: &Stage| {
+        let gates: Vec<String> = stage.gates.iter().map(|gate| gate.criterion.to_string()).collect();
+        let mut parts = vec![format!("{} at {}", stage.name, print_share(stage.weight))];
+        parts.push(format!("at least {}", print_span(stage.min_duration)));
+        parts.extend(stage.max_duration.map(|max| format!("pauses after {}", print_span(max))));
+        parts.extend((!stage.cohorts.is_empty()).then(|| format!("cohorts {}", stage.cohorts.join(", "))));
+        parts.extend((!gates.is_empty()).then(|| format!("until {}", gates.join(" and "))));
+        parts.extend(stage.approval.then(|| "and somebody approves".to_owned()));
+        parts.join(", ")
+    };
+    let trigger = |trigger: &Trigger| {
+        let (action, held) = (trigger.action.word(), print_span(trigger.held_for));
+        let dry = if trigger.dry_run { " (dry run)" } else { "" };
+        format!("{}: {action} when {} for {held}{dry}", trigger.name, trigger.criterion)
+    };
+    stages.list.iter().map(stage).chain(stages.triggers.iter().map(trigger)).collect()
 }
 
 fn fallback(rollout: &RolloutConfig) -> &'static str {

@@ -7,6 +7,7 @@
 use super::bucket::Weight;
 use super::criterion::{Evaluation, Reading, Sample, Source};
 use super::report::{Kind, State};
+pub use super::stages::span_text;
 use super::stages::{Action, After, Gate, Span, Stage, Stages, Trigger};
 use crate::clock::{Time, Wall};
 use std::collections::BTreeSet;
@@ -594,20 +595,4 @@ fn evaluate(trigger: &Trigger, measured: &impl Measurements) -> Evaluation {
         Some(true) => Evaluation { holds: Some(false), reason: format!("both arms: {}", found.reason), ..found },
         _ => found,
     }
-}
-
-/// A duration for people, in its two largest units: `24h`, `1h30m`, `250ms`.
-pub fn span_text(span: Duration) -> String {
-    if span < Duration::from_secs(1) {
-        return format!("{}ms", span.as_millis());
-    }
-    let seconds = span.as_secs();
-    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-    // Up to some days people count in hours.
-    let parts = match seconds < 4 * 86_400 {
-        true => [(0, "d"), (seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")],
-        false => parts,
-    };
-    let used = parts.into_iter().skip_while(|(count, _)| *count == 0).take(2).filter(|(count, _)| *count > 0);
-    used.map(|(count, unit)| format!("{count}{unit}")).collect()
 }

@@ -7,13 +7,13 @@
 use super::assign::Switches;
 use super::breaker::{self, Breaker, Measured, Turn};
 use super::bucket::Weight;
-use super::cohort::Overlay;
 use super::course::{Captured, Command, Known, Readings};
 use super::plan::Plan;
 use super::report::{Entry, Facts, Kind, Origin, State};
 use super::stages::After;
-use super::standing::{LiveRollout, Runtime, Save, SavedRollout, Standing};
+use super::standing::{Runtime, Save, SavedRollout, Standing};
 use super::step::{self, Step};
+pub use super::step::{Outlook, Overlays};
 use super::turn::turned;
 use super::walk;
 use crate::clock::{Time, Wall};
@@ -195,24 +195,6 @@ pub enum Saved {
     Known(Vec<Save>),
     /// There was one that could not be read: rollouts are held at weight 0 until an operator says how to go on.
     Unreadable,
-}
-
-/// Members added and removed at run time, by cohort.
-pub type Overlays = BTreeMap<Arc<str>, Arc<Overlay>>;
-
-/// See `Engine::outlook`.
-#[derive(Clone, Debug, Default)]
-pub struct Outlook {
-    by_rollout: BTreeMap<Arc<str>, (SavedRollout, Overlays)>,
-}
-
-impl Outlook {
-    /// What requests would see of a rollout under this plan.
-    pub fn under(&self, plan: &Plan) -> LiveRollout {
-        let (saved, overlays) = self.by_rollout.get(&plan.name).cloned().unwrap_or_default();
-        let saved = step::saved_under(plan, saved);
-        LiveRollout { overlays, ..Standing { saved: &saved, ..Standing::of(plan, None) }.live() }
-    }
 }
 
 /// The mover of all rollouts.

@@ -194,6 +194,22 @@ fn fewer(requests: u64, before: Duration, after: Duration) -> u64 {
     ((requests as f64 * share) as u64).max(floor)
 }
 
+/// A duration for people, in its two largest units: `24h`, `1h30m`, `250ms`.
+pub fn span_text(span: Duration) -> String {
+    if span < Duration::from_secs(1) {
+        return format!("{}ms", span.as_millis());
+    }
+    let seconds = span.as_secs();
+    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    // Up to some days people count in hours.
+    let parts = match seconds < 4 * 86_400 {
+        true => [(0, "d"), (seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")],
+        false => parts,
+    };
+    let used = parts.into_iter().skip_while(|(count, _)| *count == 0).take(2).filter(|(count, _)| *count > 0);
+    used.map(|(count, unit)| format!("{count}{unit}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,11 +4,14 @@
 
 use super::breaker::{self, Breaker};
 use super::bucket::Weight;
+use super::cohort::Overlay;
 use super::course::{Command, Progress};
 use super::engine::{Refused, UNREADABLE};
 use super::plan::{CohortPlan, Plan};
 use super::report::{Entry, Facts, Kind, Origin, State};
-use super::standing::{MEMBERS_MAX, Members, Runtime, Save, SavedRollout, SetWeight, Standing, UNIT_BYTES_MAX};
+use super::standing::{
+    LiveRollout, MEMBERS_MAX, Members, Runtime, Save, SavedRollout, SetWeight, Standing, UNIT_BYTES_MAX,
+};
 use super::walk;
 use crate::clock::{Time, Wall};
 use std::collections::{BTreeMap, BTreeSet};
@@ -268,6 +271,24 @@ pub fn check_adoption(states: &BTreeMap<Arc<str>, Runtime>, plans: &[Plan]) -> R
         }
     }
     Ok(())
+}
+
+/// Members added and removed at run time, by cohort.
+pub type Overlays = BTreeMap<Arc<str>, Arc<Overlay>>;
+
+/// See `Engine::outlook`.
+#[derive(Clone, Debug, Default)]
+pub struct Outlook {
+    pub(super) by_rollout: BTreeMap<Arc<str>, (SavedRollout, Overlays)>,
+}
+
+impl Outlook {
+    /// What requests would see of a rollout under this plan.
+    pub fn under(&self, plan: &Plan) -> LiveRollout {
+        let (saved, overlays) = self.by_rollout.get(&plan.name).cloned().unwrap_or_default();
+        let saved = saved_under(plan, saved);
+        LiveRollout { overlays, ..Standing { saved: &saved, ..Standing::of(plan, None) }.live() }
+    }
 }
 
 /// Adds to the first step that every rollout is held, because what was saved of it is lost.

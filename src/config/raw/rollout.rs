@@ -53,9 +53,9 @@ section! {
         /// The mirrored copy of requests.
         shadow: [later "no request is mirrored"] Shadow,
         /// The plan.
-        stages: [later "a rollout with stages stays pending, and stable serves every unit"] Vec<Spot<Stage>> = "[]",
+        stages: [optional] Vec<Spot<Stage>> = "[]",
         /// What is watched while stages run.
-        triggers: [later "no trigger fires"] Vec<Spot<Trigger>> = "[]",
+        triggers: [optional] Vec<Spot<Trigger>> = "[]",
     }
 }
 
