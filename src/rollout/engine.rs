@@ -323,7 +323,7 @@ impl Engine {
         self.plans.iter().map(|plan| Standing::of(plan, self.states.get(&plan.name)))
     }
 
-    /// What each rollout's run-time state would make of other plans; to be asked elsewhere, without the engine.
+    /// What each rollout's run-time state would make of other plans.
     pub fn outlook(&self) -> Outlook {
         let of =
             |(name, runtime): (&Arc<str>, &Runtime)| (Arc::clone(name), (runtime.saved.clone(), runtime.overlays()));
@@ -335,10 +335,7 @@ impl Engine {
         let plan = self.plans.iter().find(|plan| &*plan.name == rollout)?;
         Some(Standing::of(plan, self.states.get(rollout)))
     }
-}
 
-/// How a step is carried out.
-impl Engine {
     fn named(&self, rollout: &str) -> Result<Standing<'_>, Refused> {
         self.standing(rollout).ok_or_else(|| Refused::NotFound(format!("no rollout `{rollout}`")))
     }
@@ -590,7 +587,7 @@ fn count_trips(runtime: &mut Runtime, turns: &[Turn]) {
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Why a step towards the canary is denied when it cannot be written down; the words of the contract.
 pub const CANNOT_WRITE: &str = "state cannot be written";
-/// Why rollouts are held after their state was lost; the words of the contract.
+/// Why rollouts are held after their state was lost.
 pub const UNREADABLE: &str = "state unreadable";
 /// What is on in `these` but not in `others`.
 const fn without(these: Switches, others: Switches) -> Switches {
