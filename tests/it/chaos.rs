@@ -199,7 +199,7 @@ impl Runner {
             self.lane.relay.until("the break", |done| done.accepted - done.whole > broken).await;
         }
         let begun = self.lane.relay.look(|done| done.streams) - streams;
-        assert!(case.method != "POST" || begun <= 1, "a POST was begun {begun} times");
+        assert!(case.method != "POST" || begun <= 1, "a POST was begun {begun} times: {ending:?}");
         if case.fault == Fault::Garble {
             // A changed length may have left the two sides at odds about where the next message begins.
             self.refresh().await;

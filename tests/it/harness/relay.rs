@@ -5,7 +5,7 @@
 
 use super::parts::{Mark, Part, Scanner};
 use super::wait::soon;
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -305,9 +305,10 @@ async fn connection(mut weir: TcpStream, shared: &Arc<Shared>, number: u64, shot
             weir.shutdown().await?;
             drop(whole);
             // Unread bytes would turn the end into a reset; what still comes counts as sent.
-            let mut rest = BytesMut::new();
+            let mut rest = BytesMut::from(line.undecided(Way::Up).as_slice());
             while weir.read_buf(&mut rest).await? > 0 {
-                line.witness(Way::Up, &rest.split());
+                let seen = line.witness(Way::Up, &rest);
+                rest.advance(seen);
             }
         }
     }
@@ -333,7 +334,9 @@ async fn pump(
             line.forward(way, &bytes, to).await?;
             match strike {
                 Some(Fault::Garble) => {}
-                Some(fault) => line.strike(way, fault).inspect_err(|_| line.witness(way, &buffer))?,
+                Some(fault) => line.strike(way, fault).inspect_err(|_| {
+                    line.witness(way, &buffer);
+                })?,
                 None => break,
             }
         }
@@ -388,6 +391,8 @@ struct Direction {
     lengths: [u64; Part::COUNT],
     /// The byte that a shot has stopped at is known already.
     known: Option<Mark>,
+    /// Bytes whose part does not show yet.
+    undecided: Vec<u8>,
     stalled: bool,
     slow: Option<(usize, Duration)>,
     /// The last byte that was passed ends a message.
@@ -422,7 +427,9 @@ impl Line {
     /// How many of these bytes pass, and what happens after them. Bytes whose part is not known yet stay.
     fn scan(&self, way: Way, bytes: &[u8]) -> (usize, Option<Fault>) {
         for at in 0..bytes.len() {
-            let Some((mark, message, offset)) = self.step(way, &bytes[at..]) else { return (at, None) };
+            let Some((mark, message, offset)) = self.step(way, &bytes[at..]) else {
+                return (self.keep(way, &bytes[at..], at), None);
+            };
             match self.fire(due(At::Byte(way, mark.part, offset), message)) {
                 Some(Fault::Garble) => {
                     self.pass(way, mark);
@@ -439,15 +446,28 @@ impl Line {
                 return (at + 1, Some(fault));
             }
         }
-        (bytes.len(), None)
+        (self.keep(way, &[], bytes.len()), None)
     }
 
-    /// Takes note of bytes that do not pass.
-    fn witness(&self, way: Way, bytes: &[u8]) {
+    /// Takes note of bytes that do not pass, as far as it shows what they are; how many that was.
+    fn witness(&self, way: Way, bytes: &[u8]) -> usize {
         for at in 0..bytes.len() {
-            let Some((mark, ..)) = self.step(way, &bytes[at..]) else { return };
-            self.pass(way, mark);
+            match self.step(way, &bytes[at..]) {
+                Some((mark, ..)) => self.pass(way, mark),
+                None => return self.keep(way, &bytes[at..], at),
+            }
         }
+        self.keep(way, &[], bytes.len())
+    }
+
+    /// Keeps what was read but is not known yet: the connection may break before the rest of it comes.
+    fn keep(&self, way: Way, bytes: &[u8], at: usize) -> usize {
+        self.scan.borrow_mut().directions[way as usize].undecided = bytes.to_vec();
+        at
+    }
+
+    fn undecided(&self, way: Way) -> Vec<u8> {
+        self.scan.borrow().directions[way as usize].undecided.clone()
     }
 
     /// The next byte: what it is, of which message, and which byte of its part.
