@@ -102,9 +102,10 @@ struct Probing {
     probe: Weight,
     /// When somebody was last known to be in it.
     idle_since: Time,
-    /// `Measured.probes_started` at the beginning, and at the last look.
-    started_before: u64,
+    /// `Measured.probes_started` at the last look.
     started: u64,
+    /// Those of them that have not ended, as far as they are waited for.
+    under_way: u64,
     ended: u64,
     succeeded: u64,
 }
@@ -295,8 +296,7 @@ impl Breaker {
             _ => "an endpoint is healthy again".to_owned(),
         };
         let started = measured.probes_started;
-        let counts =
-            Probing { since: now, probe, idle_since: now, started_before: started, started, ended: 0, succeeded: 0 };
+        let counts = Probing { since: now, probe, idle_since: now, started, under_way: 0, ended: 0, succeeded: 0 };
         self.enter(Stand::HalfOpen(counts), State::HalfOpen);
         Some(Turn::HalfOpen { probe, reason: format!("{why}: {probe} of the canary's units probe it") })
     }
@@ -441,10 +441,12 @@ impl Breaker {
 impl Probing {
     fn count(&mut self, now: Time, measured: &Measured) {
         let counts = &measured.probes.counts;
-        if measured.probes_started != self.started || counts.ended > 0 {
+        let started = measured.probes_started.saturating_sub(self.started);
+        if started > 0 || counts.ended > 0 {
             self.idle_since = now;
-            self.started = measured.probes_started;
         }
+        self.started = measured.probes_started;
+        self.under_way = self.under_way.saturating_add(started).saturating_sub(counts.ended);
         self.ended = self.ended.saturating_add(counts.ended);
         // A client that left and a request that weir refused prove nothing, and both may have got no answer.
         let without_answer = counts.codes[CodeClass::None as usize];
@@ -454,14 +456,14 @@ impl Probing {
 
     /// Doubles the trickle if nobody has been in it for too long.
     fn widen(&mut self, now: Time, idle_max: Duration) -> Option<Turn> {
-        let under_way = self.started.saturating_sub(self.started_before) > self.ended;
-        let idle_max = if under_way { idle_max.max(IDLE_UNDER_WAY) } else { idle_max };
+        let idle_max = if self.under_way > 0 { idle_max.max(IDLE_UNDER_WAY) } else { idle_max };
         if self.probe == Weight::FULL || now.since(self.idle_since) < idle_max {
             return None;
         }
         let doubled = self.probe.ppm().saturating_mul(2).max(1);
         self.probe = Weight::from_ppm(doubled).unwrap_or(Weight::FULL);
-        self.idle_since = now;
+        // Whatever was under way all that time is not waited for again.
+        (self.idle_since, self.under_way) = (now, 0);
         let probe = self.probe;
         let reason = format!("no probe for {}: {probe} of the canary's units probe it", Span(idle_max));
         Some(Turn::ProbeWidened { probe, reason })
