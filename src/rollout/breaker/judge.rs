@@ -173,15 +173,20 @@ pub fn run(rules: &Rules, measured: &Measured, since: &SinceRun, sides: Sides) -
     Some(Crossed { cause: Cause::ConsecutiveErrors, spared, text: Text::Run(text) })
 }
 
-/// How many runs of that length or more so many requests have on average if they fail as stable does; at most as many as
-/// begin. One failure more is taken for granted, because the next one would have come soon.
+/// How many runs of that length or more begin among so many requests on average if they fail as stable does. Few requests
+/// say little of stable, and less still while it is only breaking: it may well fail as often as `DOUBT` deviations more.
 fn runs_at(stable: Share, length: u32, requests: u64) -> f64 {
     if stable.part == 0 {
         return 0.0;
     }
-    let rate = (stable.part as f64 + 1.0) / (stable.whole as f64 + 1.0);
-    rate.min(1.0).powi(length.try_into().unwrap_or(i32::MAX)) * requests as f64
+    let whole = stable.whole as f64 + 1.0;
+    let rate = (stable.part as f64 + 1.0) / whole;
+    let rate = (rate + DOUBT * (rate * (1.0 - rate)).max(0.0).sqrt() / whole.sqrt()).min(1.0);
+    rate.powi(length.try_into().unwrap_or(i32::MAX)) * requests as f64
 }
+
+/// Standard deviations that stable's rate may lie above what was seen of it.
+const DOUBT: f64 = 3.0;
 
 /// The rule on requests that `waiting` long without any of them being answered.
 pub fn no_answer(rules: &Rules, measured: &Measured, waiting: u64, stable: &Ring) -> Option<Crossed> {

@@ -326,7 +326,7 @@ fn a_run_names_kinds_without_counts_where_others_are_among_them() {
 #[test]
 fn a_run_that_was_left_to_judgement_trips_if_stable_is_much_better() {
     // The canary fails all of its requests.
-    for (stable, trips) in [((51, 49), true), ((50, 50), false)] {
+    for (stable, trips) in [((5_100, 4_900), true), ((5_000, 5_000), false)] {
         let mut bench = Bench::new(Rules { error_rate: None, ..rules() });
         bench.arms(&[(0, stable.0, stable.1)], &[]);
         (bench.measured.run, bench.measured.run_units) = (20, 16);
