@@ -52,7 +52,8 @@ pub const TIMEOUT_US: u64 = 3_000_000;
 impl Fault {
     /// What a request meets: how it ends and after how many microseconds. An abuser brings its own failures.
     pub fn meets(self, rng: &mut fastrand::Rng, abuses: bool) -> (End, u64) {
-        let quick = rng.u64(2_000..20_000);
+        // Often longer than until the next look, so that requests are under way when something turns.
+        let quick = rng.u64(2_000..60_000);
         match self {
             _ if abuses => (End::Bad(ErrorKind::Status), quick),
             Fault::Hangs if rng.u8(..4) == 0 => (End::Left, rng.u64(100_000..TIMEOUT_US)),
