@@ -76,7 +76,12 @@ impl<T: Counted> History<T> {
         // Seconds that are about to be passed on to the minutes are still among the recent ones, so all of these count.
         let first = (now - span).as_secs();
         let recent = self.recent.since(first, now);
-        T::total(recent.chain(self.minutes.since(first / MINUTES.0)).chain(self.hours.since(first / HOURS.0)))
+        let minutes = recent.chain(self.minutes.since(first / MINUTES.0));
+        // As far as minutes are kept, no hour holds anything of the span, though one may begin in it.
+        if first / MINUTES.0 + MINUTES.1 >= now.as_secs() / MINUTES.0 {
+            return T::total(minutes);
+        }
+        T::total(minutes.chain(self.hours.since(first / HOURS.0)))
     }
 
     /// The time that `over` of the same arguments covers: what a rate per second divides by. It begins when counting began
@@ -192,6 +197,16 @@ mod tests {
         history.push(at(802 * DAY), &Counts::default());
         assert_eq!(over(&history, 802 * DAY, 900 * DAY), 0);
         assert!(history.minutes.slices.is_empty() && history.hours.slices.is_empty());
+    }
+
+    #[test]
+    fn a_span_within_the_minutes_counts_nothing_that_has_passed_into_hours() {
+        let mut history = History::new(at(0));
+        let now = 73 * 3600 + 200;
+        // The minute of the first one has passed into an hour in which the shorter span begins.
+        [3700, 7100, now].into_iter().for_each(|second| history.push(at(second), &requests(1)));
+        assert_eq!(over(&history, now, now - 7000), 2);
+        assert_eq!(over(&history, now, now - 3700), 3);
     }
 
     proptest! {
