@@ -322,7 +322,8 @@ impl Part<'_> {
 fn taken<T: Counted>(history: &History<T>, span: Span, now: Time) -> T {
     match span {
         Span::Stage => history.since_mark().clone(),
-        Span::Last(last) => history.over(now, last),
+        Span::InStage(last) if history.marked_for(now) <= last => history.since_mark().clone(),
+        Span::Last(last) | Span::InStage(last) => history.over(now, last),
     }
 }
 
@@ -330,6 +331,7 @@ fn taken<T: Counted>(history: &History<T>, span: Span, now: Time) -> T {
 fn covered<T: Counted>(history: &History<T>, span: Span, now: Time) -> Duration {
     match span {
         Span::Stage => history.marked_for(now),
+        Span::InStage(last) => history.covered(now, last).min(history.marked_for(now)),
         Span::Last(last) => history.covered(now, last),
     }
 }

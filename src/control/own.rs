@@ -66,7 +66,8 @@ impl Own {
             self.cpu.over(now, span) as f64 / covered.as_micros() as f64
         };
         Some(match (span, self.marks.get(rollout)) {
-            (Span::Last(span), _) => last(span),
+            (Span::InStage(span), Some((at, _))) => last(span.min(now.since(*at)).max(READ_EVERY)),
+            (Span::Last(span) | Span::InStage(span), _) => last(span),
             (Span::Stage, Some((at, before))) if now.since(*at) >= READ_EVERY => {
                 present.saturating_sub(*before) as f64 / now.since(*at).as_micros() as f64
             }

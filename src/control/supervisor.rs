@@ -21,6 +21,7 @@ use crate::config::{Config, Live, Loaded, UserFiles};
 use crate::rollout::engine::{Effect, Engine, Input, Record, Refused, Saved};
 use crate::rollout::report::{Entry, Kind, REPORT_WINDOW};
 use crate::rollout::standing::Standing;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -154,6 +155,8 @@ struct Supervisor {
     forget_at: Option<Time>,
     /// When plans were last looked at.
     watched_at: Time,
+    /// The visit from whose beginning each rollout's stage is counted.
+    marked: BTreeMap<Arc<str>, u64>,
     tries: u32,
 }
 
@@ -199,6 +202,7 @@ impl Supervisor {
             notes: Notes { lost, ..Notes::default() },
             forget_at: None,
             watched_at: Time::default(),
+            marked: BTreeMap::new(),
             tries: 0,
             config: Arc::new(loaded.config),
             clock,
@@ -281,6 +285,7 @@ impl Supervisor {
             self.collector.retire(&mut self.publisher.registry, &names(&self.config));
             self.measurer.retain(|rollout| self.config.rollout(rollout).is_some());
             self.own.retain(|rollout| self.config.rollout(rollout).is_some());
+            self.marked.retain(|rollout, _| self.config.rollout(rollout).is_some());
         }
         if let Some((_, ticks)) = &mut self.awaiting_names {
             *ticks = ticks.saturating_sub(1);

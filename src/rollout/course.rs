@@ -5,10 +5,10 @@
 //! kept here besides (how long a trigger has held, the last verdicts) is worked out anew after a restart.
 
 use super::bucket::Weight;
-use super::criterion::{Evaluation, Reading, Sample, Source};
+use super::criterion::{Evaluation, Reading, Sample};
 use super::report::{Kind, State};
 pub use super::stages::span_text;
-use super::stages::{Action, After, Gate, Span, Stage, Stages, Trigger};
+use super::stages::{Action, After, Span, Stage, Stages, Trigger};
 use crate::clock::{Time, Wall};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,9 +18,12 @@ mod commands;
 mod readings;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 pub use commands::{Back, Command, Denied};
 pub use readings::{Asked, Captured, Captures, Known, Readings, asks, records};
+pub use watched::{Alarm, Verdict, Watched, judge};
+use watched::{Over, evaluate};
 
 /// How far a rollout has got. Saved whole with every turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,73 +117,19 @@ pub struct Ended {
     pub becomes_baseline: bool,
 }
 
-/// A gate's verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It does not hold.
-    Fail,
-    /// There is not enough to judge by.
-    Wait,
-    /// It holds.
-    Pass,
-}
-
-impl Verdict {
-    /// The word of the contract.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Verdict::Fail => "fail",
-            Verdict::Wait => "wait",
-            Verdict::Pass => "pass",
-        }
-    }
-
-    /// What an evaluation means for a gate.
-    pub fn of(evaluation: &Evaluation) -> Verdict {
-        match evaluation.holds {
-            Some(true) => Verdict::Pass,
-            Some(false) => Verdict::Fail,
-            None => Verdict::Wait,
-        }
-    }
-}
-
-/// A trigger's state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Alarm {
-    /// Its criterion does not hold, or has no data.
-    #[default]
-    Quiet,
-    /// It holds, not yet for long enough.
-    Pending,
-    /// It has held for long enough.
-    Firing,
-}
-
-impl Alarm {
-    /// The word of the contract.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Alarm::Quiet => "quiet",
-            Alarm::Pending => "pending",
-            Alarm::Firing => "firing",
-        }
-    }
-}
-
-/// What a trigger was last found to be.
-#[derive(Clone, Debug, Default)]
-pub struct Watched {
-    /// Its criterion.
-    pub evaluation: Evaluation,
-    /// Since when it holds.
-    since: Option<Time>,
-    /// For how long it has held.
-    pub held: Duration,
-    /// Its state.
-    pub alarm: Alarm,
-    /// Whether it has acted since it last began to hold.
-    acted: bool,
+/// Where a rollout stands, as far as clocks and windows go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// How many stages have begun.
+    pub visit: u64,
+    /// The place of its stage in the plan.
+    pub index: Option<usize>,
+    /// Whether it sends traffic, kill and breaker aside.
+    pub serves: bool,
+    /// Whether time is served.
+    pub counts: bool,
+    /// Whether it is rolled back, by whomever.
+    pub rolled_back: bool,
 }
 
 /// The moving part of a course.
@@ -189,8 +138,10 @@ pub struct Course {
     last: Option<Time>,
     gates: Vec<Evaluation>,
     /// The visit whose stage's gates these are.
-    gates_of: u64,
+    gates_of: Option<u64>,
     triggers: Vec<(Arc<str>, Watched)>,
+    /// Whether the present stage was not come to forwards, so that triggers look at what happened in it alone.
+    went_back: bool,
     /// Since when stable is looked at after a rollback.
     rechecks_since: Option<Time>,
 }
@@ -206,30 +157,32 @@ const RECHECK_REQUESTS_MIN: u64 = 10;
 
 impl Course {
     /// Looks at a rollout: how much time it has served by now, and what turns that brings, the gravest first. At most one
-    /// of them changes the progress.
-    pub fn look(&mut self, now: Time, ground: &Ground<'_>, measured: &impl Measurements) -> (Duration, Vec<Turn>) {
+    /// of them changes the progress. `serves` says whether another rollout sends traffic, so that it can be acted on.
+    pub fn look(
+        &mut self,
+        now: Time,
+        ground: &Ground<'_>,
+        measured: &impl Measurements,
+        serves: &dyn Fn(&str) -> bool,
+    ) -> (Duration, Vec<Turn>) {
         let passed = self.last.map_or(Duration::ZERO, |last| now.since(last));
         self.last = Some(now);
-        let progress = ground.progress;
-        let serves = ground.serves() && !ground.frozen;
-        let counts = serves && matches!(progress.state, State::Running | State::WaitingApproval);
-        let served = progress.served + if counts { passed } else { Duration::ZERO };
-        let ground = &Ground { progress: &Progress { served, ..progress.clone() }, ..*ground };
+        let served = ground.progress.served + if ground.counts() { passed } else { Duration::ZERO };
+        let ground = &Ground { progress: &Progress { served, ..ground.progress.clone() }, ..*ground };
 
         self.judge_gates(ground, measured);
-        let mut turns = self.watch(now, ground, measured);
-        if turns.iter().all(|turn| turn.progress.state == progress.state && turn.progress.visit == progress.visit)
-            && !turns.iter().any(|turn| turn.changes(ground.progress))
-        {
+        let mut turns = self.watch(now, ground, measured, serves);
+        turns.extend(self.recheck(now, ground, measured));
+        // What is told or leads towards stable must not wait with a step forwards for its record: that comes at the next look.
+        if turns.is_empty() {
             turns.extend(self.forwards(ground));
         }
-        turns.extend(self.recheck(now, ground, measured));
         (served, turns)
     }
 
     /// The last evaluations of the gates of the stage of that visit, in their order; none if they have not been judged yet.
     pub fn gates_of(&self, visit: u64) -> &[Evaluation] {
-        if self.gates_of == visit { &self.gates } else { &[] }
+        if self.gates_of == Some(visit) { &self.gates } else { &[] }
     }
 
     /// What a trigger was last found to be.
@@ -237,15 +190,50 @@ impl Course {
         self.triggers.iter().find(|(known, _)| &**known == name).map(|(_, watched)| watched)
     }
 
-    /// Notes that the rollout was rolled back, by whomever: stable will be looked at.
-    pub fn rolled_back(&mut self, now: Time) {
-        self.rechecks_since = Some(now);
-        self.forget_alarms();
+    /// Whether triggers look at the present stage alone.
+    pub fn went_back(&self) -> bool {
+        self.went_back
     }
 
-    /// Triggers begin anew: what they saw was another exposure.
-    pub fn forget_alarms(&mut self) {
-        self.triggers.clear();
+    /// Whether stable is still looked at after a rollback.
+    pub fn rechecks(&self) -> bool {
+        self.rechecks_since.is_some()
+    }
+
+    /// Notes that the rollout has come from one place to another by whatever means; from none if it is new to the config.
+    pub fn moved(&mut self, now: Time, was: Option<&Place>, is: &Place) {
+        let Some(was) = was else {
+            // While it was not looked at nothing was served, and nothing held.
+            *self = Course { went_back: true, rechecks_since: self.rechecks_since, ..Course::default() };
+            return;
+        };
+        if is.rolled_back && !was.rolled_back {
+            self.rechecks_since = Some(now);
+        }
+        let begins = is.visit != was.visit;
+        if begins || is.counts {
+            self.last = Some(now);
+        }
+        if begins {
+            self.went_back = !was.serves || is.index <= was.index;
+        }
+        if (begins && self.went_back) || is.rolled_back {
+            self.triggers.clear();
+        } else if begins {
+            // What held in the stage before goes on to hold, and may act on this one.
+            self.triggers.iter_mut().for_each(|(_, watched)| (watched.acted, watched.told) = (false, false));
+        }
+    }
+
+    /// Notes that another plan takes the place of the one it follows: what was found of a trigger or gate that is another one
+    /// now is no finding of that.
+    pub fn replanned(&mut self, old: &Stages, new: &Stages) {
+        let same = |name: &str| {
+            let of = |stages: &Stages| stages.triggers.iter().find(|trigger| *trigger.name == *name).cloned();
+            of(old) == of(new)
+        };
+        self.triggers.retain(|(name, _)| same(name));
+        self.gates_of = None;
     }
 
     fn judge_gates(&mut self, ground: &Ground<'_>, measured: &impl Measurements) {
@@ -254,19 +242,25 @@ impl Course {
             _ => &[],
         };
         self.gates = gates.iter().map(|gate| judge(gate, measured)).collect();
-        self.gates_of = ground.progress.visit;
+        self.gates_of = Some(ground.progress.visit);
     }
 
     /// The first gate of the stage that does not pass; an error if they have not been judged since the stage began.
     fn closed_gate(&self, visit: u64, stage: &Stage) -> Result<Option<&Evaluation>, Denied> {
-        if self.gates_of != visit || self.gates.len() != stage.gates.len() {
+        if self.gates_of != Some(visit) || self.gates.len() != stage.gates.len() {
             return Err(Denied(format!("the gates of stage `{}` have not been judged yet", stage.name)));
         }
         Ok(self.gates.iter().find(|gate| Verdict::of(gate) != Verdict::Pass))
     }
 
     /// Evaluates the triggers; what they bring, the gravest first.
-    fn watch(&mut self, now: Time, ground: &Ground<'_>, measured: &impl Measurements) -> Vec<Turn> {
+    fn watch(
+        &mut self,
+        now: Time,
+        ground: &Ground<'_>,
+        measured: &impl Measurements,
+        serves: &dyn Fn(&str) -> bool,
+    ) -> Vec<Turn> {
         if !ground.serves() {
             self.triggers.clear();
             return Vec::new();
@@ -275,7 +269,7 @@ impl Course {
         let mut due: Vec<(usize, String)> = Vec::new();
         for (index, trigger) in ground.stages.triggers.iter().enumerate() {
             let before = self.trigger(&trigger.name).cloned().unwrap_or_default();
-            let after = before.after(now, trigger, evaluate(trigger, measured));
+            let after = before.after(now, trigger, evaluate(trigger, self.went_back, measured));
             if after.alarm == Alarm::Firing && !after.acted {
                 due.push((index, after.evaluation.reason.clone()));
             }
@@ -289,14 +283,17 @@ impl Course {
         for (index, reason) in due {
             let Some(trigger) = ground.stages.triggers.get(index) else { continue };
             let moves = !trigger.dry_run && trigger.rollout.is_none() && trigger.action != Action::Alert;
-            if moves && turns.iter().any(|turn| turn.changes(ground.progress)) {
+            if moves && turns.iter().any(|turn| turn.moves()) {
                 // The graver one has moved it: this one is looked at again under the new state.
                 continue;
             }
-            turns.push(fire(trigger, reason, ground));
-            if let Some((_, watched)) = self.triggers.get_mut(index) {
-                watched.acted = true;
+            let Some((_, watched)) = self.triggers.get_mut(index) else { continue };
+            // What cannot be acted on yet is told of once, and acted on as soon as it can be.
+            watched.acted = trigger.dry_run || trigger.rollout.as_ref().is_none_or(|other| serves(other));
+            if watched.acted || !watched.told {
+                turns.push(fire(trigger, reason, ground, watched.acted));
             }
+            watched.told = true;
         }
         turns
     }
@@ -369,19 +366,12 @@ impl Course {
     }
 }
 
-impl Watched {
-    fn after(self, now: Time, trigger: &Trigger, evaluation: Evaluation) -> Watched {
-        if evaluation.holds != Some(true) {
-            return Watched { evaluation, ..Watched::default() };
-        }
-        let since = self.since.unwrap_or(now);
-        let held = now.since(since);
-        let alarm = if held >= trigger.held_for { Alarm::Firing } else { Alarm::Pending };
-        Watched { evaluation, since: Some(since), held, alarm, acted: self.acted }
-    }
-}
-
 impl Turn {
+    /// Whether it is of a kind that moves a rollout; others are only told.
+    pub fn moves(&self) -> bool {
+        !matches!(self.kind, Kind::Alert | Kind::Escalate)
+    }
+
     /// Whether the rollout moves by it.
     pub fn changes(&self, before: &Progress) -> bool {
         self.progress != *before
@@ -395,6 +385,23 @@ impl Ground<'_> {
             State::Running | State::Paused | State::WaitingApproval | State::Completed => self.enabled,
             State::Pending => self.stages.list.is_empty() && self.enabled,
             State::RolledBack => false,
+        }
+    }
+
+    /// Whether time is served at present.
+    pub fn counts(&self) -> bool {
+        let runs = matches!(self.progress.state, State::Running | State::WaitingApproval);
+        runs && self.serves() && !self.frozen
+    }
+
+    /// Where the rollout stands, as far as clocks and windows go.
+    pub fn place(&self) -> Place {
+        Place {
+            visit: self.progress.visit,
+            index: self.stage().map(|(index, _)| index),
+            serves: self.serves(),
+            counts: self.counts(),
+            rolled_back: self.progress.state == State::RolledBack,
         }
     }
 
@@ -515,7 +522,7 @@ fn waits(ground: &Ground<'_>, stage: &Stage) -> Option<Turn> {
 }
 
 /// What a trigger that fires brings.
-fn fire(trigger: &Trigger, reason: String, ground: &Ground<'_>) -> Turn {
+fn fire(trigger: &Trigger, reason: String, ground: &Ground<'_>, acts: bool) -> Turn {
     let held = match trigger.held_for.is_zero() {
         true => String::new(),
         false => format!(" for {}", span_text(trigger.held_for)),
@@ -525,8 +532,9 @@ fn fire(trigger: &Trigger, reason: String, ground: &Ground<'_>) -> Turn {
     let mut turn = if trigger.dry_run {
         told(format!("{reason} (dry run: would {})", trigger.action.word()))
     } else if let Some(other) = &trigger.rollout {
-        let mut turn = told(format!("{reason}: {} of `{other}`", trigger.action.word()));
-        turn.acts_on = Some((Arc::clone(other), trigger.action));
+        let idle = if acts { "" } else { ", which serves nobody" };
+        let mut turn = told(format!("{reason}: {} of `{other}`{idle}", trigger.action.word()));
+        turn.acts_on = acts.then(|| (Arc::clone(other), trigger.action));
         turn
     } else {
         act(trigger.action, reason, ground)
@@ -556,43 +564,5 @@ const fn gravity(action: Action) -> u8 {
         Action::Half => 2,
         Action::Pause => 3,
         Action::Alert => 4,
-    }
-}
-
-/// A source of one span's values.
-struct Over<'a, M> {
-    measured: &'a M,
-    span: Span,
-}
-
-impl<M: Measurements> Source for Over<'_, M> {
-    fn read(&self, sample: Sample<'_>) -> Reading {
-        self.measured.read(self.span, sample)
-    }
-}
-
-/// Evaluates a gate.
-pub fn judge(gate: &Gate, measured: &impl Measurements) -> Evaluation {
-    let window = match gate.span {
-        Span::Stage => "the stage".to_owned(),
-        Span::Last(window) => span_text(window),
-    };
-    gate.criterion.evaluate(&Over { measured, span: gate.span }, gate.min_requests, &window)
-}
-
-/// Evaluates a trigger. One that spares both arms does not hold while stable breaches the same limit.
-fn evaluate(trigger: &Trigger, measured: &impl Measurements) -> Evaluation {
-    let over = Over { measured, span: Span::Last(trigger.window) };
-    let window = span_text(trigger.window);
-    let found = trigger.criterion.evaluate(&over, trigger.min_requests, &window);
-    if !trigger.spares_both || found.holds != Some(true) || !trigger.criterion.quantity.metric.has_arms() {
-        return found;
-    }
-    let mut of_stable = trigger.criterion.clone();
-    of_stable.quantity.arm = super::Arm::Stable;
-    let stable = of_stable.evaluate(&over, trigger.min_requests, &window);
-    match stable.holds {
-        Some(true) => Evaluation { holds: Some(false), reason: format!("both arms: {}", found.reason), ..found },
-        _ => found,
     }
 }

@@ -5,21 +5,22 @@
 //! published first and recorded next; a step towards the canary is recorded first, and if that fails it never happens.
 
 use super::assign::Switches;
-use super::breaker::{self, Breaker, Measured, Turn};
+use super::breaker::{self, Breaker, Measured};
 use super::bucket::Weight;
-use super::course::{Captured, Command, Known, Readings};
+use super::course::{Captured, Command, Readings};
 use super::plan::Plan;
-use super::report::{Entry, Facts, Kind, Origin, State};
+use super::report::{Entry, Facts, Kind, Origin};
 use super::stages::After;
-use super::standing::{Runtime, Save, SavedRollout, Standing};
+use super::standing::{Runtime, Save, Standing};
 use super::step::{self, Step};
 pub use super::step::{Outlook, Overlays};
-use super::turn::turned;
 use super::walk;
 use crate::clock::{Time, Wall};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+mod looking;
 
 /// Everything that can move a rollout.
 #[derive(Clone, Debug)]
@@ -204,8 +205,8 @@ pub struct Engine {
     /// By rollout name; kept for rollouts that left the config, so that a kill outlives a removal.
     states: BTreeMap<Arc<str>, Runtime>,
     effects: VecDeque<Effect>,
-    /// A step towards the canary whose record is under way.
-    waiting: Option<Step>,
+    /// For every record that is under way, the step towards the canary that waits for it, if one does.
+    records: VecDeque<Option<Step>>,
     /// The latest time handed in.
     now: Time,
     /// The latest calendar time handed in; for people.
@@ -219,7 +220,7 @@ impl Engine {
             plans: Vec::new(),
             states: BTreeMap::new(),
             effects: VecDeque::new(),
-            waiting: None,
+            records: VecDeque::new(),
             now,
             wall: Wall::default(),
         };
@@ -246,7 +247,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`, `Conflict` and `Invalid` as their docs say.
     pub fn handle(&mut self, input: Input, now: Time) -> Result<(), Refused> {
-        debug_assert!(self.waiting.is_none(), "the caller answers every record before the next input");
+        debug_assert!(self.records.is_empty(), "the caller answers every record before the next input");
         self.now = self.now.max(now);
         let step = match input {
             Input::Reload { plans, exposes, changes, needs_restart, origin } => {
@@ -270,7 +271,12 @@ impl Engine {
             Input::Kill { rollout, origin } => step::kill(&self.named(&rollout)?, origin),
             Input::Measured { rollout, measured } => self.look(&rollout, &measured),
             Input::Revive { rollout, origin } => step::revive(&self.named(&rollout)?, origin, self.now, self.wall)?,
-            Input::Watched { rollout, wall, readings, record } => self.watch(&rollout, wall, &readings, record),
+            Input::Watched { rollout, wall, readings, record } => {
+                self.wall = wall;
+                let (at_once, waits) = self.watch(&rollout, &readings, record);
+                self.begin(at_once);
+                waits
+            }
             Input::Command { rollout, command, origin } => {
                 let has_finished = |after: &After| self.has_finished(after);
                 walk::command(&self.named(&rollout)?, &command, self.wall, &has_finished, &origin)?
@@ -294,13 +300,13 @@ impl Engine {
         self.effects.pop_front()
     }
 
-    /// Tells whether the last `Record` was written.
+    /// Tells whether the next `Record`, in the order in which they were polled, was written.
     ///
     /// # Errors
     /// `Conflict` if a step towards the canary waited for it: nothing has changed then, except that kills of a config
     /// that was to be adopted stay, because a kill needs no disk.
     pub fn recorded(&mut self, written: bool) -> Result<(), Refused> {
-        let Some(step) = self.waiting.take() else { return Ok(()) };
+        let Some(mut step) = self.records.pop_front().flatten() else { return Ok(()) };
         if written {
             self.carry_out(step);
             return Ok(());
@@ -314,6 +320,10 @@ impl Engine {
             if let Some(old) = self.plans.iter_mut().find(|plan| plan.name == new.name) {
                 old.killed = true;
             }
+        }
+        if let Some(otherwise) = step.otherwise.take() {
+            self.begin(*otherwise);
+            return Ok(());
         }
         Err(Refused::Conflict(CANNOT_WRITE.into()))
     }
@@ -350,6 +360,7 @@ impl Engine {
             self.carry_out(step);
             if !record.saves.is_empty() || !record.entries.is_empty() {
                 self.effects.push_back(Effect::Record(record));
+                self.records.push_back(None);
             }
             return;
         }
@@ -359,111 +370,18 @@ impl Engine {
             self.effects.push_back(effect);
         }
         self.effects.push_back(Effect::Record(record));
-        self.waiting = Some(step);
-    }
-
-    /// Has the breaker of a rollout judge. A rollout that serves nobody has nothing to be judged by.
-    fn look(&mut self, rollout: &Arc<str>, measured: &Measured) -> Step {
-        let now = self.now;
-        let serves = |standing: Standing<'_>| standing.state() == State::Running && !standing.killed();
-        if !self.standing(rollout).is_some_and(serves) {
-            return Step::default();
-        }
-        let Some(breaker) = self.states.get_mut(rollout).and_then(|runtime| runtime.breaker.as_mut()) else {
-            return Step::default();
-        };
-        // What may lead towards the canary is tried on a copy: it happens only once it is written down. Only a breaker that
-        // is not closed can do so, and such a one has little in its windows to be copied.
-        let mut copy = (breaker.state() != breaker::State::Closed).then(|| breaker.clone());
-        let turns = copy.as_mut().unwrap_or(breaker).look(now, measured);
-        if turns.is_empty() {
-            if let Some(looked) = copy {
-                *breaker = looked;
-            }
-            return Step::default();
-        }
-        let after = copy.as_ref().unwrap_or(breaker).saved().clone();
-        let Some(standing) = self.standing(rollout) else { return Step::default() };
-        let mut step = turned(&standing, &after, &turns);
-        step.breaker = copy.map(|looked| (Arc::clone(rollout), looked));
-        if step.exposes && standing.runtime.retry_at.is_some_and(|at| now < at) {
-            return Step::default();
-        }
-        if let Some(runtime) = self.states.get_mut(rollout) {
-            count_trips(runtime, &turns);
-        }
-        step
-    }
-
-    /// Has the course of a rollout judge gates and triggers.
-    fn watch(&mut self, rollout: &Arc<str>, wall: Wall, readings: &Readings, record: Captured) -> Step {
-        self.wall = wall;
-        let now = self.now;
-        let Some(runtime) = self.states.get_mut(rollout) else { return Step::default() };
-        runtime.record = record;
-        let mut course = std::mem::take(&mut runtime.course);
-        let has_finished = |after: &After| self.has_finished(after);
-        let Some(standing) = self.standing(rollout) else { return Step::default() };
-        let known = Known { readings, captures: &standing.runtime.captures };
-        let (served, turns) = course.look(now, &standing.ground(wall, &has_finished), &known);
-        let mut step = Step::default();
-        for turn in &turns {
-            let Some((other, action)) = &turn.acts_on else { continue };
-            if let Some(other) = self.standing(other) {
-                step = step.and(walk::acted_on(&other, *action, &turn.reason, wall, &has_finished));
-            }
-        }
-        step = walk::looked(&standing, turns).and(step);
-        let waits = standing.runtime.retry_at.is_some_and(|at| now < at);
-        if let Some(runtime) = self.states.get_mut(rollout) {
-            (runtime.course, runtime.saved.progress.served) = (course, served);
-        }
-        if step.exposes && waits {
-            return Step::default();
-        }
-        self.with_served(step, rollout, served)
-    }
-
-    /// The time served is part of what every step saves, and written down by itself now and then.
-    fn with_served(&mut self, mut step: Step, rollout: &Arc<str>, served: Duration) -> Step {
-        let now = self.now;
-        for save in &mut step.saves {
-            if let Save::Rollout { rollout: of, saved } = save
-                && of == rollout
-                && self.states.get(of).is_some_and(|runtime| runtime.saved.progress.visit == saved.progress.visit)
-            {
-                saved.progress.served = served;
-            }
-        }
-        let Some(runtime) = self.states.get_mut(rollout) else { return step };
-        if step.is_empty() && now.since(runtime.served_saved_at) >= walk::SERVED_SAVED_EVERY {
-            runtime.served_saved_at = now;
-            if served != runtime.served_saved {
-                runtime.served_saved = served;
-                return self.standing(rollout).map_or(step, |standing| walk::served(&standing));
-            }
-        }
-        step
-    }
-
-    /// Whether a stage of a rollout has ended forwards.
-    fn has_finished(&self, after: &After) -> bool {
-        self.states.get(&after.rollout).is_some_and(|runtime| runtime.saved.progress.finished.contains(&after.stage))
+        self.records.push_back(Some(step));
     }
 
     fn carry_out(&mut self, step: Step) {
-        let rolled_back: Vec<Arc<str>> = step.saves.iter().filter_map(|save| self.rolls_back(save)).collect();
-        let before = self.switches();
+        let (before, places) = (self.switches(), self.places());
         let replans = step.plans.is_some();
         if let Some(plans) = step.plans {
+            self.keep_alarms(&plans);
             self.plans = plans;
         }
         self.restore(step.saves);
-        for rollout in &rolled_back {
-            if let Some(runtime) = self.states.get_mut(rollout) {
-                runtime.course.rolled_back(self.now);
-            }
-        }
+        self.moved_on(&places);
         if let Some((rollout, breaker)) = step.breaker
             && let Some(runtime) = self.states.get_mut(&rollout)
         {
@@ -539,14 +457,6 @@ impl Engine {
         }
     }
 
-    /// The rollout that a save sends back to stable: stable is looked at afterwards.
-    fn rolls_back(&self, save: &Save) -> Option<Arc<str>> {
-        let Save::Rollout { rollout, saved } = save else { return None };
-        let is = |saved: &SavedRollout| saved.progress.state == State::RolledBack || saved.breaker.rolled_back;
-        let was = self.states.get(rollout).is_some_and(|runtime| is(&runtime.saved));
-        (is(saved) && !was).then(|| Arc::clone(rollout))
-    }
-
     /// Takes saved state in, from the store or from a step that is being carried out.
     fn restore(&mut self, saves: impl IntoIterator<Item = Save>) {
         let mut touched = BTreeSet::new();
@@ -570,16 +480,6 @@ impl Engine {
             (Arc::clone(&standing.plan.name), (layout, standing.switches()))
         };
         self.standings().map(of).collect()
-    }
-}
-
-fn count_trips(runtime: &mut Runtime, turns: &[Turn]) {
-    for turn in turns {
-        if let Turn::Trip(trip) = turn
-            && let Some(count) = runtime.tripped.get_mut(trip.cause as usize)
-        {
-            *count += 1;
-        }
     }
 }
 

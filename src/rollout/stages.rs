@@ -71,6 +71,28 @@ pub enum Span {
     Stage,
     /// The last so long.
     Last(Duration),
+    /// The last so long, as far as it lies in the stage.
+    InStage(Duration),
+}
+
+impl Span {
+    /// The same span, reaching no further back than to the start of the stage.
+    pub const fn in_stage(self) -> Span {
+        match self {
+            Span::Last(window) => Span::InStage(window),
+            within => within,
+        }
+    }
+}
+
+impl Trigger {
+    /// Over which time it looks; in a stage that was gone back to at nothing before that.
+    pub const fn span(&self, went_back: bool) -> Span {
+        match went_back {
+            true => Span::InStage(self.window),
+            false => Span::Last(self.window),
+        }
+    }
 }
 
 /// A criterion that is watched, and what it does.
@@ -163,7 +185,7 @@ impl Stages {
             for gate in &mut stage.gates {
                 let (before, after) = match gate.span {
                     Span::Stage => (full, stage.min_duration),
-                    Span::Last(window) => {
+                    Span::Last(window) | Span::InStage(window) => {
                         let after = shrunk(window, scale, WINDOW_MIN);
                         gate.span = Span::Last(after);
                         window_max = window_max.max(after);

@@ -5,7 +5,7 @@ use super::assign::{Phase, Switches};
 use super::breaker::{self, Breaker, Cause};
 use super::bucket::Weight;
 use super::cohort::{Overlay, UserSet};
-use super::course::{Captured, Captures, Course, Ground, Progress, Verdict};
+use super::course::{Captured, Captures, Course, Ground, Place, Progress, Verdict};
 use super::engine::UNREADABLE;
 use super::plan::{CohortPlan, Plan};
 use super::report::{BreakerReport, Facts, GateReport, Origin, StageReport, State, TriggerReport};
@@ -304,6 +304,11 @@ impl<'a> Standing<'a> {
         self.plan.stages.find(name).map(|(_, stage)| stage)
     }
 
+    /// Whether somebody has to look at its course now and then: it has a plan, or stable is looked at after its rollback.
+    pub fn is_watched(&self) -> bool {
+        self.plan.is_staged() || !self.plan.stages.triggers.is_empty() || self.runtime.course.rechecks()
+    }
+
     /// The cohorts that the present stage admits; none is all of them, because the plan has no stages.
     pub fn admitted(&self) -> Option<&'a [Arc<str>]> {
         self.plan.is_staged().then(|| self.stage().map_or(&[][..], |stage| &stage.cohorts))
@@ -393,6 +398,12 @@ impl<'a> Standing<'a> {
             wall,
             has_finished,
         }
+    }
+
+    /// Where it stands, as far as the clocks of its course go.
+    pub fn place(&self) -> Place {
+        let place = self.ground(Wall::default(), &|_| true).place();
+        Place { rolled_back: place.rolled_back || self.saved.breaker.rolled_back, ..place }
     }
 
     /// Whether everything goes to stable by a kill, the config's or an operator's.

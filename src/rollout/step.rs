@@ -34,6 +34,8 @@ pub struct Step {
     pub breaker: Option<(Arc<str>, Box<Breaker>)>,
     /// A circuit that opened by itself and is handed back: nothing has been recorded of that, and nothing is now.
     pub handed_back: Option<(Arc<str>, breaker::State)>,
+    /// What happens instead if it waits for its record and that cannot be written: a step further towards stable.
+    pub otherwise: Option<Box<Step>>,
 }
 
 impl Step {
@@ -47,6 +49,10 @@ impl Step {
         self.plans = other.plans.or(self.plans);
         self.breaker = other.breaker.or(self.breaker);
         self.handed_back = other.handed_back.or(self.handed_back);
+        self.otherwise = match (self.otherwise, other.otherwise) {
+            (Some(one), Some(two)) => Some(Box::new(one.and(*two))),
+            (one, two) => one.or(two),
+        };
         self
     }
 

@@ -4,7 +4,7 @@
 use super::course::{Command, Denied, Progress, Turn, act};
 use super::engine::Refused;
 use super::report::{Entry, Facts, Kind, Origin};
-use super::stages::{After, Stages};
+use super::stages::{Action, After, Stages};
 use super::standing::{Save, SavedRollout, Standing};
 use super::step::Step;
 use crate::clock::Wall;
@@ -16,11 +16,15 @@ pub const SERVED_SAVED_EVERY: Duration = Duration::from_secs(10);
 
 /// Who moves a rollout by its plan.
 const ACTOR: &str = "plan";
+/// Why a rollout goes further back than it was to.
+const INSTEAD: &str = "to stable, because state cannot be written";
 
 /// The step of one turn of a rollout's course.
 pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
     let rollout = Arc::clone(&old.plan.name);
-    let saved = SavedRollout { progress: turn.progress, ..old.saved.clone() };
+    // What is only told changes nothing, least of all what another turn of the same look has changed.
+    let progress = if turn.moves() { turn.progress } else { old.saved.progress.clone() };
+    let saved = SavedRollout { progress, ..old.saved.clone() };
     let new = Standing { saved: &saved, ..*old };
     let origin = |reason: String| Origin { actor: actor.to_owned(), reason };
     let mut entries = vec![Entry {
@@ -78,28 +82,49 @@ pub fn command(
     }
 }
 
-/// What another rollout's trigger makes of this one; nothing if it sends no traffic.
+/// What another rollout's trigger makes of this one, as `looked` says it; nothing if it sends no traffic.
 pub fn acted_on(
     old: &Standing<'_>,
-    action: super::stages::Action,
+    action: Action,
     reason: &str,
     wall: Wall,
     has_finished: &dyn Fn(&After) -> bool,
-) -> Step {
+) -> (Step, Step) {
     let ground = old.ground(wall, has_finished);
-    if !ground.serves() {
-        return Step::default();
+    match ground.serves() {
+        true => looked(old, vec![act(action, reason.to_owned(), &ground)], wall, has_finished),
+        false => (Step::default(), Step::default()),
     }
-    turned(old, act(action, reason.to_owned(), &ground), ACTOR)
 }
 
-/// The step of the turns that a look brought: at most one of them changes the progress.
-pub fn looked(old: &Standing<'_>, turns: Vec<Turn>) -> Step {
-    let mut step = Step::default();
+/// The steps of the turns that a look brought, at most one of which moves the rollout: what happens at once, and what waits
+/// for its record because it lets somebody onto the canary.
+///
+/// Going back may do that too, if the stage before admits cohorts that the present one does not. If it cannot be written
+/// down, everything goes to stable instead: a full disk must not keep a rollout where a trigger wants it away from.
+pub fn looked(old: &Standing<'_>, turns: Vec<Turn>, wall: Wall, has_finished: &dyn Fn(&After) -> bool) -> (Step, Step) {
+    let (mut at_once, mut waits) = (Step::default(), Step::default());
+    let mut saved = old.saved.clone();
     for turn in turns {
-        step = step.and(turned(old, turn, ACTOR));
+        let present = Standing { saved: &saved, ..*old };
+        let back = (turn.kind == Kind::Rollback).then(|| format!("{} ({INSTEAD})", turn.reason));
+        let mut step = turned(&present, turn, ACTOR);
+        if step.exposes {
+            step.otherwise = back.map(|reason| {
+                let turn = act(Action::Rollback, reason, &present.ground(wall, has_finished));
+                Box::new(turned(&present, turn, ACTOR))
+            });
+            waits = waits.and(step);
+            continue;
+        }
+        let after = step.saves.iter().find_map(|save| match save {
+            Save::Rollout { saved, .. } => Some(saved.clone()),
+            _ => None,
+        });
+        saved = after.unwrap_or(saved);
+        at_once = at_once.and(step);
     }
-    step
+    (at_once, waits)
 }
 
 /// The step that only writes down how long the stage has been served.

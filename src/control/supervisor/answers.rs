@@ -8,7 +8,7 @@ use super::super::signals;
 use super::{Denied, Supervisor};
 use crate::clock::Time;
 use crate::rollout::bucket::Weight;
-use crate::rollout::engine::{Engine, Input};
+use crate::rollout::engine::Input;
 use crate::rollout::plan::CohortPlan;
 use crate::rollout::report::{CohortReport, Event, REPORT_WINDOW, RolloutReport};
 use crate::rollout::standing::Standing;
@@ -45,14 +45,10 @@ impl Supervisor {
         if let Input::SetWeight { weight, .. } = &input {
             self.check_step(rollout, *weight)?;
         }
-        let visit = |engine: &Engine| engine.standing(rollout).map(|standing| standing.saved.progress.visit);
-        let before = visit(&self.engine);
         self.carry_out(input)?;
         let snapshot = self.publisher.present();
         let now = self.clock.now();
-        if visit(&self.engine) != before {
-            self.collector.mark(rollout, now);
-        }
+        self.mark_stages(now);
         let standing = self.engine.standing(rollout).ok_or(Denied::Unavailable)?;
         Ok(self.report(&standing, snapshot.as_deref(), REPORT_WINDOW, now))
     }

@@ -15,12 +15,13 @@ use std::time::Duration;
 pub(super) const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 impl Supervisor {
-    /// Has every rollout with stages or triggers look at where it stands.
+    /// Has every rollout that its plan or a rollback asks it for look at where it stands.
     pub(super) fn watch_plans(&mut self, now: Time) {
         if now.since(self.watched_at) < WATCH_EVERY {
             return;
         }
         self.watched_at = now;
+        self.mark_stages(now);
         let config = Arc::clone(&self.config);
         let trips = |standing: Standing<'_>| {
             let watched = standing.plan.breaker.is_some();
@@ -30,25 +31,40 @@ impl Supervisor {
         let mut looks = Vec::new();
         {
             let sources = Sources::new(&self.collector, &self.queries, &self.own, &config, trips, now);
-            for standing in self.engine.standings() {
+            for standing in self.engine.standings().filter(Standing::is_watched) {
                 let (name, stages) = (&standing.plan.name, &standing.plan.stages);
-                if stages.list.is_empty() && stages.triggers.is_empty() {
-                    continue;
-                }
-                let stage = standing.saved.progress.stage.as_deref();
-                let readings = Readings::take(asks(stages, stage), |span, asked| sources.reading(name, span, asked));
+                let (stage, course) = (standing.saved.progress.stage.as_deref(), &standing.runtime.course);
+                let asked = asks(stages, stage, course.went_back());
+                let readings = Readings::take(asked, |span, asked| sources.reading(name, span, asked));
                 let record = Captured::take(records(stages), |asked| sources.reading(name, Span::Stage, asked));
                 looks.push((Arc::clone(name), standing.saved.progress.visit, readings, record));
             }
         }
         let wall = self.clock.wall();
         for (rollout, visit, readings, record) in looks {
+            // Another rollout's trigger may have moved it a moment ago: what was read is of the stage that it left.
+            if self.visit(&rollout) != Some(visit) {
+                continue;
+            }
             // What is denied, because it cannot be written down, comes again by itself.
-            let _ = self.carry_out(Input::Watched { rollout: Arc::clone(&rollout), wall, readings, record });
-            let after = self.engine.standing(&rollout).map(|standing| standing.saved.progress.visit);
-            if after != Some(visit) {
-                self.collector.mark(&rollout, now);
+            let _ = self.carry_out(Input::Watched { rollout, wall, readings, record });
+        }
+        self.mark_stages(now);
+    }
+
+    /// Begins to count anew for every rollout whose stage has begun since the last time, whoever moved it.
+    pub(super) fn mark_stages(&mut self, now: Time) {
+        for standing in self.engine.standings() {
+            let (name, visit) = (&standing.plan.name, standing.saved.progress.visit);
+            if self.marked.get(name) != Some(&visit) {
+                self.marked.insert(Arc::clone(name), visit);
+                self.collector.mark(name, now);
+                self.own.mark(name, now);
             }
         }
+    }
+
+    fn visit(&self, rollout: &str) -> Option<u64> {
+        self.engine.standing(rollout).map(|standing| standing.saved.progress.visit)
     }
 }

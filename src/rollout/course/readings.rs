@@ -99,7 +99,8 @@ impl Measurements for Known<'_> {
 }
 
 /// What the gates of that stage and all triggers ask of the traffic, and what is needed to look at stable after a rollback.
-pub fn asks(stages: &Stages, stage: Option<&str>) -> Vec<(Span, Asked)> {
+/// `went_back` is what the course says of it.
+pub fn asks(stages: &Stages, stage: Option<&str>, went_back: bool) -> Vec<(Span, Asked)> {
     let mut asked = Vec::new();
     let mut ask = |span: Span, criterion: &Criterion, both: bool| {
         for sample in criterion.samples().into_iter().filter(|sample| *sample.origin == Origin::Live) {
@@ -112,10 +113,10 @@ pub fn asks(stages: &Stages, stage: Option<&str>) -> Vec<(Span, Asked)> {
     };
     let present = stage.and_then(|stage| stages.find(stage));
     for gate in present.iter().flat_map(|(_, stage)| &stage.gates) {
-        ask(gate.span, &gate.criterion, false);
+        ask(gate.span.in_stage(), &gate.criterion, false);
     }
     for trigger in &stages.triggers {
-        ask(Span::Last(trigger.window), &trigger.criterion, trigger.spares_both);
+        ask(trigger.span(went_back), &trigger.criterion, trigger.spares_both);
     }
     if let Ok(sick) = parse(STABLE_SICK) {
         ask(Span::Last(RECHECK_AFTER), &sick, false);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::rollout::criterion::parse;
+use crate::rollout::stages::Gate;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -39,6 +40,7 @@ struct World {
     numbers: Numbers,
     frozen: bool,
     finished: bool,
+    others_serve: bool,
     now: Time,
     told: Vec<Turn>,
 }
@@ -52,6 +54,7 @@ impl World {
             numbers: Numbers::default(),
             frozen: false,
             finished: true,
+            others_serve: true,
             now: Time::from_micros(1),
             told: Vec::new(),
         }
@@ -72,16 +75,25 @@ impl World {
         act(&mut self.course, self.now, &ground, &self.numbers)
     }
 
+    /// As the engine does it.
     fn take(&mut self, turn: Turn) {
-        if turn.kind == Kind::Rollback && turn.progress.state == State::RolledBack {
-            self.course.rolled_back(self.now);
+        let before = self.with(|_, _, ground, _| ground.place());
+        if turn.moves() {
+            self.progress = turn.progress.clone();
         }
-        self.progress = turn.progress.clone();
+        let after = self.with(|_, _, ground, _| ground.place());
+        if after != before {
+            self.course.moved(self.now, Some(&before), &after);
+        }
         self.told.push(turn);
     }
 
     fn look(&mut self) {
-        let (served, turns) = self.with(|course, now, ground, numbers| course.look(now, ground, numbers));
+        let others_serve = self.others_serve;
+        let look = |course: &mut Course, now, ground: &Ground<'_>, numbers: &Numbers| {
+            course.look(now, ground, numbers, &|_| others_serve)
+        };
+        let (served, turns) = self.with(look);
         self.progress.served = served;
         for turn in turns {
             self.take(turn);
@@ -254,6 +266,70 @@ fn previous_goes_back_one_stage_and_the_second_time_pauses() {
 }
 
 #[test]
+fn going_back_is_a_new_start_for_triggers_and_what_goes_on_failing_goes_further_back() {
+    let mut world = ramp(vec![trigger("error_rate > 0.5%", 1, Action::Previous)]);
+    world.pass(24 * HOUR);
+    world.is_at(State::Running, "fifty", 50);
+    world.numbers.set("canary error_rate", 0.02);
+    world.pass(2 * 60);
+    world.is_at(State::Running, "ten", 10);
+    assert!(world.course.went_back(), "windows reach back to the start of the stage only");
+    assert_eq!(world.course.trigger("t").map(|watched| watched.alarm), None, "nothing has held here yet");
+    world.pass(2 * 60);
+    world.is_at(State::RolledBack, "ten", 0);
+    assert_eq!(world.kinds(), ["stage", "stage", "rollback", "rollback"]);
+}
+
+#[test]
+fn what_holds_across_a_step_forwards_goes_on_holding() {
+    let mut world = ramp(vec![trigger("error_rate > 0.5%", 10, Action::Rollback)]);
+    world.pass(24 * HOUR - 5 * 60);
+    world.numbers.set("canary error_rate", 0.008);
+    world.pass(5 * 60);
+    world.is_at(State::Running, "fifty", 50);
+    assert!(!world.course.went_back());
+    world.pass(6 * 60);
+    world.is_at(State::RolledBack, "fifty", 0);
+}
+
+#[test]
+fn a_trigger_that_has_alerted_alerts_again_in_the_next_stage() {
+    let mut world = ramp(vec![trigger("error_rate > 0.5%", 0, Action::Alert)]);
+    world.numbers.set("canary error_rate", 0.008);
+    world.pass(25 * HOUR);
+    assert_eq!(world.kinds(), ["stage", "alert", "stage", "alert"]);
+}
+
+#[test]
+fn a_step_forwards_waits_for_the_look_after_what_is_told() {
+    let mut world = ramp(vec![trigger("error_rate > 0.5%", 0, Action::Alert)]);
+    world.pass(24 * HOUR - 60);
+    world.numbers.set("canary error_rate", 0.008);
+    world.pass(60);
+    assert_eq!(world.kinds(), ["stage", "alert"]);
+    world.pass(60);
+    assert_eq!(world.kinds(), ["stage", "alert", "stage"]);
+}
+
+#[test]
+fn no_time_before_a_stage_or_while_nothing_is_served_counts_for_it() {
+    let mut world = ramp(Vec::new());
+    world.pass(HOUR);
+    // Between two looks: half a minute of it, then the next stage.
+    world.now = world.now.plus(Duration::from_secs(30));
+    world.ask(Command::Promote { force: true, full: false }).unwrap();
+    world.now = world.now.plus(Duration::from_secs(30));
+    world.look();
+    assert_eq!(world.progress.served, Duration::from_secs(30));
+    world.ask(Command::Pause).unwrap();
+    world.now = world.now.plus(Duration::from_secs(40));
+    world.ask(Command::Resume).unwrap();
+    world.now = world.now.plus(Duration::from_secs(20));
+    world.look();
+    assert_eq!(world.progress.served, Duration::from_secs(50));
+}
+
+#[test]
 fn previous_on_the_first_stage_is_a_rollback() {
     let mut world = ramp(vec![trigger("error_rate > 0.5%", 1, Action::Previous)]);
     world.numbers.set("canary error_rate", 0.02);
@@ -306,6 +382,23 @@ fn a_trigger_may_act_on_another_rollout() {
     world.is_at(State::Running, "ten", 10);
     assert_eq!(world.told[1].acts_on, Some(("prefer".into(), Action::Rollback)));
     assert_eq!(world.told.len(), 2);
+}
+
+#[test]
+fn a_rollout_that_begins_while_another_ones_trigger_fires_is_acted_on_then() {
+    let mut other = trigger("error_rate > 0.5%", 1, Action::Rollback);
+    other.rollout = Some("prefer".into());
+    let mut world = ramp(vec![other]);
+    world.others_serve = false;
+    world.numbers.set("canary error_rate", 0.02);
+    world.pass(HOUR);
+    assert_eq!(world.kinds(), ["stage", "alert"], "told once");
+    assert!(world.told[1].reason.ends_with("rollback of `prefer`, which serves nobody"), "{}", world.told[1].reason);
+    assert_eq!(world.told[1].acts_on, None);
+    world.others_serve = true;
+    world.pass(HOUR);
+    assert_eq!(world.kinds(), ["stage", "alert", "alert"]);
+    assert_eq!(world.told[2].acts_on, Some(("prefer".into(), Action::Rollback)));
 }
 
 #[test]

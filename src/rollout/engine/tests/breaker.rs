@@ -356,3 +356,31 @@ fn any_history_keeps_the_circuit_and_the_record_alike() {
         }
     }
 }
+
+#[test]
+fn the_breaker_is_watched_in_every_state_that_sends_traffic() {
+    for reached in [Command::Pause, Command::Promote { force: true, full: true }] {
+        let mut plan = staged(watched());
+        plan.stages.autostart = true;
+        let mut world = World::of([plan]);
+        let send = |world: &mut World, command| {
+            world.send(Input::Command { rollout: "chat".into(), command, origin: who() }).unwrap();
+        };
+        send(&mut world, Command::Resume);
+        send(&mut world, reached);
+        assert_ne!(world.engine.standing("chat").unwrap().state(), State::Running);
+        world.run_opens().unwrap();
+        let standing = world.engine.standing("chat").unwrap();
+        assert_eq!((standing.breaker(), standing.saved.breaker.trips), (Circuit::Open, 1));
+        assert_eq!(world.last().kind, Kind::Trip);
+    }
+}
+
+#[test]
+fn stable_is_looked_at_after_the_breaker_has_rolled_back_a_rollout_without_a_plan() {
+    let rules = Rules { max_trips: 1, ..watched().breaker.unwrap() };
+    let mut world = World::of([Plan { breaker: Some(rules), ..watched() }]);
+    assert!(!world.engine.standing("chat").unwrap().is_watched());
+    world.run_opens().unwrap();
+    assert!(world.engine.standing("chat").unwrap().is_watched());
+}
