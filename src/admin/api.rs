@@ -6,11 +6,10 @@ use super::body::{Fields, Query};
 use super::failure::Failure;
 use super::health;
 use super::question::Question;
-use super::{signal, view};
+use super::{signal, steer, view};
 use crate::config::hint;
 use crate::control::{Denied, Handle};
 use crate::rollout::assign::UnitAsker;
-use crate::rollout::course::{Back, Command};
 use crate::rollout::report::{REPORT_WINDOW, RolloutReport};
 use crate::snapshot::Snapshot;
 use axum::body::Bytes;
@@ -36,7 +35,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts/{name}", get(rollout))
         .route("/api/v1/rollouts/{name}/explain", get(explain))
         .route("/api/v1/rollouts/{name}/weight", post(weight))
-        .route("/api/v1/rollouts/{name}/{command}", post(command))
+        .route("/api/v1/rollouts/{name}/{command}", post(steer::command))
         .route("/api/v1/rollouts/{name}/kill", post(kill))
         .route("/api/v1/rollouts/{name}/revive", post(revive))
         .route("/api/v1/upstreams", get(upstreams))
@@ -124,28 +123,6 @@ async fn weight(State(handle): State<Handle>, name: Name, body: Body) -> Answer 
     let (weight, force, origin) = (fields.weight()?, fields.flag("force")?, fields.origin()?);
     fields.end()?;
     let report = handle.set_weight(&name, weight, force, origin).await;
-    changed(&handle, &name, None, report)
-}
-
-/// `pause`, `resume`, `promote`, `rollback`, `approve`.
-async fn command(State(handle): State<Handle>, names: Name<(String, String)>, body: Body) -> Answer {
-    let ((name, word), mut fields) = (path(names)?, Fields::parse(&body?)?);
-    let command = match word.as_str() {
-        "pause" => Command::Pause,
-        "resume" => Command::Resume,
-        "promote" => Command::Promote { force: fields.flag("force")?, full: fields.flag("full")? },
-        "rollback" => Command::Rollback(match fields.text("to")?.as_deref() {
-            None | Some("stable") => Back::Stable,
-            Some("previous") => Back::Previous,
-            Some("half") => Back::Half,
-            Some(_) => return Err(Failure::field("to", "expected `stable`, `previous` or `half`")),
-        }),
-        "approve" => Command::Approve,
-        _ => return Err(Failure::new(StatusCode::NOT_FOUND, format!("there is no command `{word}`"))),
-    };
-    let origin = fields.origin()?;
-    fields.end()?;
-    let report = handle.command(&name, command, origin).await;
     changed(&handle, &name, None, report)
 }
 
@@ -276,7 +253,7 @@ fn unknown_rollout<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fail
 }
 
 /// The new state, or why not. A name that is not there is answered with those that are: the person is in a hurry.
-fn changed(handle: &Handle, rollout: &str, cohort: Option<&str>, report: Result<RolloutReport, Denied>) -> Answer {
+pub fn changed(handle: &Handle, rollout: &str, cohort: Option<&str>, report: Result<RolloutReport, Denied>) -> Answer {
     let denied = match report {
         Ok(report) => return json(&view::Rollout::of(&report, REPORT_WINDOW)),
         Err(Denied::NotFound(message)) => message,

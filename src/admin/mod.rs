@@ -13,6 +13,7 @@ mod listen;
 pub mod question;
 mod server;
 mod signal;
+mod steer;
 #[cfg(test)]
 mod tests;
 pub mod view;

@@ -14,6 +14,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+mod plan;
+
 const SPLIT: &str = r#"
 [[listeners]]
 address = "127.0.0.1:8080"
@@ -41,9 +43,14 @@ struct Site {
 
 impl Site {
     fn new() -> Site {
+        Site::with("")
+    }
+
+    /// One whose config has these tables too.
+    fn with(tables: &str) -> Site {
         let folder = tempfile::tempdir().unwrap();
         let config_path = folder.path().join("weir.toml");
-        std::fs::write(&config_path, SPLIT).unwrap();
+        std::fs::write(&config_path, format!("{SPLIT}{tables}")).unwrap();
         let mut users = UserFiles::default();
         let loaded = config::load(&config_path, &[], &mut users).unwrap();
         let (clock, environment) = (Clock::system(), Vec::new());

@@ -6,6 +6,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod plan;
+
+pub use plan::{Promote, Rollback, Steer};
+
 /// A proxy that carries out a rollout plan: it divides requests between `stable` and `canary` and measures both.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, subcommand_required = true)]
@@ -77,11 +81,26 @@ pub enum Verb {
     /// Set the share of units on the canary
     #[command(after_help = "Example:  weir weight chat 25% --reason 'p95 is flat'")]
     Weight(Weight),
+    /// Stop the clock of a plan's stage; traffic stays as it is
+    #[command(after_help = "Example:  weir pause chat --reason 'holidays'")]
+    Pause(Steer),
+    /// Let a plan go on after a pause, or begin one that waits to be started
+    #[command(after_help = "Example:  weir resume chat")]
+    Resume(Steer),
+    /// Begin the next stage of a plan, if the gates of the present one pass
+    #[command(after_help = plan::PROMOTE_HELP)]
+    Promote(Promote),
+    /// Take a rollout back: to stable, to the stage before, or to half its weight
+    #[command(after_help = plan::ROLLBACK_HELP)]
+    Rollback(Rollback),
+    /// Let a stage that asks for a person's go-ahead end once its gates pass
+    #[command(after_help = "Example:  weir approve chat --reason 'signed off by the product owner'")]
+    Approve(Steer),
     /// Send everyone to stable, at once
     #[command(after_help = "Example:  weir kill chat --reason 'errors'\n          weir kill chat --cohort internal")]
     Kill(Kill),
-    /// Undo a kill
-    #[command(after_help = "Example:  weir revive chat")]
+    /// Undo a kill, or else close the breaker, or else begin a rolled-back rollout's stage anew
+    #[command(after_help = "Example:  weir revive chat\n          weir revive chat --cohort internal")]
     Revive(Revive),
     /// Say which arm a unit gets, and why
     #[command(after_help = EXPLAIN_HELP)]
@@ -387,6 +406,9 @@ mod tests {
             "weir token -c weir.toml --rollout chat --arm blue --expires 1h",
             "weir token -c weir.toml --rollout chat --arm canary --expires 0s",
             "weir demo --rate 0",
+            "weir pause",
+            "weir promote",
+            "weir rollback chat --to canary",
             "weir events --since 1 --limit 2",
             "weir status -o yaml",
             "weir frobnicate",

@@ -16,8 +16,10 @@ mod explain;
 mod files;
 mod log;
 mod operate;
+mod plan;
 mod render;
 mod status;
+mod steer;
 mod stop;
 mod token;
 mod upstreams;
@@ -70,6 +72,11 @@ fn dispatch(console: &mut Console, cli: &Cli) -> Outcome {
         Verb::Demo(arguments) => demo::run(console, global, arguments),
         Verb::Status(arguments) => status::run(console, global, arguments),
         Verb::Weight(arguments) => operate::weight(console, global, arguments),
+        Verb::Pause(arguments) => steer::pause(console, global, arguments),
+        Verb::Resume(arguments) => steer::resume(console, global, arguments),
+        Verb::Promote(arguments) => steer::promote(console, global, arguments),
+        Verb::Rollback(arguments) => steer::rollback(console, global, arguments),
+        Verb::Approve(arguments) => steer::approve(console, global, arguments),
         Verb::Kill(arguments) => operate::kill(console, global, arguments),
         Verb::Revive(arguments) => operate::revive(console, global, arguments),
         Verb::Explain(arguments) => explain::run(console, global, arguments),

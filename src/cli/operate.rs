@@ -129,7 +129,7 @@ fn bad_config(stop: Stop) -> Stop {
 }
 
 /// What the audit trail gets: the reason, and who it is unless they say otherwise.
-fn origin(console: &Console, note: &Note) -> Map<String, Value> {
+pub fn origin(console: &Console, note: &Note) -> Map<String, Value> {
     let user = || console.variable("USER").or_else(|| console.variable("LOGNAME")).map(str::to_owned);
     let mut body = Map::new();
     if let Some(actor) = note.actor.clone().or_else(user) {
@@ -141,6 +141,7 @@ fn origin(console: &Console, note: &Note) -> Map<String, Value> {
     body
 }
 
-fn path(rollout: &str, verb: &str) -> String {
+/// Where a rollout takes that command.
+pub fn path(rollout: &str, verb: &str) -> String {
     format!("/api/v1/rollouts/{}/{verb}", encode(rollout))
 }

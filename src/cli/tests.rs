@@ -7,6 +7,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, sync_channel};
 
+mod plan;
+
 /// What a command printed and how it ended.
 #[derive(Debug)]
 struct Ran {
@@ -110,7 +112,9 @@ fn ok(body: &Value) -> (u16, String) {
 fn help_is_an_answer_and_a_mistake_is_not() {
     let help = weir("--help");
     assert_eq!((help.code, help.err.as_str()), (0, ""));
-    for verb in ["serve", "check", "demo", "status", "weight", "kill", "revive", "explain", "bucket", "token"] {
+    let of_plans = ["pause", "resume", "promote", "rollback", "approve"];
+    let others = ["serve", "check", "demo", "status", "weight", "kill", "revive", "explain", "bucket", "token"];
+    for verb in of_plans.into_iter().chain(others) {
         assert!(help.out.contains(verb), "{verb}");
         assert_eq!(weir(&format!("{verb} --help")).code, 0, "{verb}");
     }

@@ -247,6 +247,9 @@ impl Course {
 
     /// The first gate of the stage that does not pass; an error if they have not been judged since the stage began.
     fn closed_gate(&self, visit: u64, stage: &Stage) -> Result<Option<&Evaluation>, Denied> {
+        if stage.gates.is_empty() {
+            return Ok(None);
+        }
         if self.gates_of != Some(visit) || self.gates.len() != stage.gates.len() {
             return Err(Denied(format!("the gates of stage `{}` have not been judged yet", stage.name)));
         }

@@ -1,9 +1,9 @@
 //! What looks at a plan and a person's commands mean for a rollout: a change of state worked out from how things stand. It
 //! carries nothing out; the engine calls it.
 
-use super::course::{Command, Denied, Progress, Turn, act};
+use super::course::{Back, Command, Denied, Progress, Turn, act};
 use super::engine::Refused;
-use super::report::{Entry, Facts, Kind, Origin};
+use super::report::{Entry, Facts, Kind, Origin, State};
 use super::stages::{Action, After, Stages};
 use super::standing::{Save, SavedRollout, Standing};
 use super::step::Step;
@@ -74,6 +74,18 @@ pub fn command(
             old.plan.name,
             old.reason().unwrap_or_default()
         )));
+    }
+    let state = old.state();
+    if state == State::RolledBack && *command == Command::Rollback(Back::Stable) {
+        return Ok(Step::default());
+    }
+    // The course knows nothing of a breaker that has given up, nor of a switch in the file.
+    if old.saved.breaker.rolled_back && *command != Command::Revive {
+        let why = old.reason().unwrap_or_default();
+        return Err(Refused::Conflict(format!("rollout `{}` is {why}: revive it first", old.plan.name)));
+    }
+    if !old.plan.enabled {
+        return Err(Refused::Conflict(format!("rollout `{}` is off in the config (enabled = false)", old.plan.name)));
     }
     let turn = old.runtime.course.command(command, &old.ground(wall, has_finished), &origin.reason);
     match turn.map_err(|Denied(why)| Refused::Conflict(format!("rollout `{}`: {why}", old.plan.name)))? {

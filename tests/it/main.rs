@@ -17,6 +17,7 @@ mod chaos_breaker;
 mod chaos_cases;
 mod chaos_relay;
 mod chaos_storm;
+mod commands;
 mod counts;
 mod crossing;
 mod fallback;

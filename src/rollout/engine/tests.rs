@@ -9,6 +9,7 @@ use crate::rollout::standing::{MEMBERS_MAX, UNIT_BYTES_MAX};
 use world::World;
 
 mod breaker;
+mod commands;
 mod plans;
 mod world;
 

@@ -1,0 +1,89 @@
+//! The verbs that work with a plan.
+
+use super::Note;
+use clap::{Args, ValueEnum};
+
+/// `weir pause`, `resume`, `approve`.
+#[derive(Debug, Args)]
+pub struct Steer {
+    /// The rollout
+    pub rollout: String,
+    /// Taken, so that the answer can say what is there for a cohort instead.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub cohort: Option<String>,
+    /// For the audit trail
+    #[command(flatten)]
+    pub note: Note,
+}
+
+/// `weir promote`.
+#[derive(Debug, Args)]
+pub struct Promote {
+    /// The rollout
+    pub rollout: String,
+    /// Ask neither gates nor approval, nor what the stage should come after
+    #[arg(long)]
+    pub force: bool,
+    /// Begin the last stage, passing over those between
+    #[arg(long)]
+    pub full: bool,
+    /// Taken, so that the answer can say what is there for a cohort instead.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub cohort: Option<String>,
+    /// For the audit trail
+    #[command(flatten)]
+    pub note: Note,
+}
+
+/// `weir rollback`.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The rollout
+    pub rollout: String,
+    /// How far: everyone to `stable`, to the start of the `previous` stage, or to `half` the weight and a pause
+    #[arg(
+        long,
+        value_enum,
+        default_value = "stable",
+        hide_possible_values = true,
+        value_name = "stable|previous|half"
+    )]
+    pub to: Back,
+    /// Only take this cohort off the canary; `weir revive` with the same cohort lets it on again
+    #[arg(long, value_name = "NAME")]
+    pub cohort: Option<String>,
+    /// For the audit trail
+    #[command(flatten)]
+    pub note: Note,
+}
+
+/// How far back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Back {
+    /// Everyone to stable.
+    Stable,
+    /// To the start of the stage before.
+    Previous,
+    /// Half the weight, and a pause.
+    Half,
+}
+
+impl Back {
+    /// The word of the API.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Back::Stable => "stable",
+            Back::Previous => "previous",
+            Back::Half => "half",
+        }
+    }
+}
+
+pub(super) const PROMOTE_HELP: &str = "\
+Example:  weir promote chat
+          weir promote chat --force --full --reason 'straight to 100%'";
+
+pub(super) const ROLLBACK_HELP: &str = "\
+Example:  weir rollback chat --reason 'support is flooded'
+          weir rollback chat --to previous
+          weir rollback chat --cohort partners";

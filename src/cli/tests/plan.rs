@@ -1,0 +1,82 @@
+//! The verbs that work with a plan.
+
+use super::{ok, rollout, server, weir, weir_with};
+use serde_json::{Value, json};
+
+/// `chat` in the first of three stages.
+fn staged(state: &str, weight_ppm: u32) -> Value {
+    let mut form = rollout("chat");
+    form["state"] = json!(state);
+    form["weight_ppm"] = json!(weight_ppm);
+    form["stage"] = json!({
+        "name": "ten", "index": 0, "count": 3, "served_s": 7200.0, "min_duration_s": 86_400.0, "approval": true,
+    });
+    form
+}
+
+#[test]
+fn a_word_on_a_plan_goes_out_with_who_and_why_and_says_how_it_stands() {
+    let stands = "paused in stage ten (1 of 3) at 10%; the stage's clock stands still";
+    for (line, state, path, body, said) in [
+        ("pause chat --reason why", "paused", "pause", json!({"actor": "ada", "reason": "why"}), stands),
+        (
+            "resume chat",
+            "running",
+            "resume",
+            json!({"actor": "ada"}),
+            "stage ten (1 of 3) at 10%; 22h to serve, then the next stage begins if somebody approves",
+        ),
+        (
+            "promote chat --force --full",
+            "running",
+            "promote",
+            json!({"actor": "ada", "force": true, "full": true}),
+            "stage ten (1 of 3) at 10%; 22h to serve, then the next stage begins if somebody approves",
+        ),
+        ("rollback chat --to half", "paused", "rollback", json!({"actor": "ada", "to": "half"}), stands),
+        (
+            "rollback chat --actor bot",
+            "rolled_back",
+            "rollback",
+            json!({"actor": "bot", "to": "stable"}),
+            "rolled back, everyone is on stable; `weir revive chat` begins stage ten anew",
+        ),
+        (
+            "approve chat",
+            "waiting_approval",
+            "approve",
+            json!({"actor": "ada"}),
+            "stage ten (1 of 3) at 10% has passed and waits for approval: `weir approve chat`",
+        ),
+    ] {
+        let (address, asked) = server(vec![ok(&staged(state, 100_000))]);
+        let ran = weir_with(&format!("{line} --admin {address}"), &[("USER", "ada")], "");
+        assert_eq!((ran.code, ran.out, ran.err.as_str()), (0, format!("chat: {said}\n"), ""), "{line}");
+        let asked = asked.recv().unwrap();
+        assert_eq!((asked.line, asked.body), (format!("POST /api/v1/rollouts/chat/{path}"), body), "{line}");
+    }
+}
+
+#[test]
+fn a_cohort_is_rolled_back_alone_and_the_answer_says_how_to_undo_it() {
+    let (address, asked) = server(vec![ok(&staged("running", 100_000))]);
+    let ran = weir(&format!("rollback chat --cohort partners --admin {address}"));
+    let said = "chat: cohort partners is off the canary until `weir revive chat --cohort partners`\n";
+    assert_eq!((ran.code, ran.out.as_str()), (0, said));
+    assert_eq!(asked.recv().unwrap().body, json!({"cohort": "partners", "to": "stable"}));
+}
+
+#[test]
+fn a_plan_that_says_no_is_exit_code_1_and_a_mistake_is_2() {
+    let no = json!({"error": "rollout `chat`: a gate of stage `ten` does not pass (fail): error_rate 2.0% > 1.0%"});
+    let wrong = json!({"error": "a cohort has no clock of its own", "field": "cohort"});
+    let (address, asked) = server(vec![(409, no.to_string()), (409, no.to_string()), (400, wrong.to_string())]);
+    let ran = weir(&format!("promote chat --admin {address}"));
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.contains("(fail): error_rate 2.0% > 1.0%"), "{}", ran.err);
+    let ran = weir(&format!("promote chat -o json --admin {address}"));
+    assert_eq!((ran.code, serde_json::from_str::<Value>(&ran.out).unwrap()), (1, no));
+    let ran = weir(&format!("pause chat --cohort beta --admin {address}"));
+    assert_eq!((ran.code, ran.err.as_str()), (2, "error: a cohort has no clock of its own\n"));
+    assert_eq!(asked.iter().nth(2).unwrap().body["cohort"], json!("beta"));
+}

@@ -1,0 +1,253 @@
+//! The commands by which a person works with a plan, as people type them: against a running weir, with their effect on
+//! traffic, over restarts too.
+
+use crate::harness::wait::eventually;
+use crate::harness::{Client, Config, Origin, Reply, Weir, soon};
+use serde_json::{Value, json};
+use std::process::{Command, Stdio};
+
+const CHAT: &str = "/api/v1/rollouts/chat";
+
+/// Five stages. Time moves none of them within a test; people do.
+const PLAN: &str = r#"
+[rollouts.chat.cohorts.team]
+users = ["eng-1"]
+[rollouts.chat.cohorts.partners]
+users = ["gp-1"]
+[[rollouts.chat.stages]]
+name = "team"
+weight = "0%"
+min_duration = "1h"
+cohorts = ["team"]
+[[rollouts.chat.stages]]
+name = "ten"
+weight = "10%"
+min_duration = "1h"
+cohorts = ["team", "partners"]
+gates = [{ when = "error_rate < 5%", min_requests = 10 }]
+[[rollouts.chat.stages]]
+name = "half"
+weight = "50%"
+min_duration = "1h"
+approval = true
+[[rollouts.chat.stages]]
+name = "most"
+weight = "90%"
+min_duration = "1h"
+[[rollouts.chat.stages]]
+name = "full"
+weight = "100%"
+min_duration = "1h"
+"#;
+
+/// A weir whose plan has begun, with its origins.
+async fn begun() -> (Weir, Origin, Origin) {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let weir = Weir::start(&Config::split(&legacy, &new).weight("100%").tables(PLAN)).await;
+    in_stage(&weir, "team").await;
+    (weir, legacy, new)
+}
+
+/// What the program printed and how it ended.
+#[derive(Debug)]
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Runs the program against a running weir. The test's origins go on answering meanwhile.
+async fn run(weir: &Weir, line: &str) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.args(line.split_whitespace()).args(["--admin", &weir.admin.to_string()]);
+    command.env("NO_COLOR", "1").env("USER", "ana").stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output().expect("the binary is built"));
+    let output = soon(line, output).await.expect("it does not panic");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// Runs it, and it must say yes; what it printed.
+async fn said(weir: &Weir, line: &str) -> String {
+    let ran = run(weir, line).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{line}: {}", ran.out);
+    ran.out
+}
+
+async fn in_stage(weir: &Weir, stage: &str) -> Value {
+    eventually(stage, || async {
+        let rollout = weir.view(CHAT).await;
+        (rollout["stage"]["name"] == stage).then_some(rollout)
+    })
+    .await
+}
+
+/// How many of a hundred users are served by the canary, one request each.
+async fn on_canary(weir: &Weir) -> usize {
+    let mut client = Client::http1(weir.address).await;
+    let mut count = 0;
+    for number in 0..100 {
+        count += usize::from(client.origin_of(&format!("user-{number}")).await == "new");
+    }
+    count
+}
+
+async fn origin_of(weir: &Weir, unit: &str) -> String {
+    Client::http1(weir.address).await.origin_of(unit).await
+}
+
+/// Requests of people who are on the canary, until the present stage's gates have so many to judge by.
+async fn judged(weir: &Weir, verdict: &str) {
+    let mut client = Client::http1(weir.address).await;
+    eventually("a verdict", async || {
+        for _ in 0..5 {
+            client.get("/", &[("x-user-id", "eng-1")]).await;
+        }
+        let rollout = weir.view(CHAT).await;
+        rollout["gates"].as_array()?.iter().all(|gate| gate["verdict"] == verdict).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_plan_is_walked_by_hand_and_traffic_follows() {
+    let (weir, _legacy, _new) = begun().await;
+    assert_eq!((origin_of(&weir, "eng-1").await.as_str(), on_canary(&weir).await), ("new", 0));
+
+    let promoted = said(&weir, "promote chat --reason go").await;
+    assert!(
+        promoted.starts_with("chat: stage ten (2 of 5) at 10%; 1h to serve, then the next stage begins if its gate"),
+        "{promoted}"
+    );
+    let ten = on_canary(&weir).await;
+    assert!((1..30).contains(&ten), "{ten}");
+    judged(&weir, "pass").await;
+    let promoted = said(&weir, "promote chat").await;
+    assert!(promoted.contains("half (3 of 5) at 50%") && promoted.contains("if somebody approves"), "{promoted}");
+    let half = on_canary(&weir).await;
+    assert!(half > ten, "{half}");
+    let approved = said(&weir, "approve chat --reason signed").await;
+    assert!(approved.ends_with("to serve, then the next stage begins\n"), "{approved}");
+    assert_eq!(weir.view(CHAT).await["stage"]["approved"], json!(true));
+
+    let full = said(&weir, "promote chat --full").await;
+    assert!(full.starts_with("chat: stage full (5 of 5) at 100%"), "{full}");
+    assert_eq!(on_canary(&weir).await, 100);
+    let done = said(&weir, "promote chat").await;
+    assert_eq!(done, "chat: completed at 100%; breaker and triggers go on watching\n");
+    let ran = run(&weir, "promote chat").await;
+    assert!(ran.code == 1 && ran.err.contains("completed: nothing can be promoted"), "{ran:?}");
+    assert_eq!(on_canary(&weir).await, 100);
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_gate_that_fails_holds_a_promotion_and_force_does_not_ask_it() {
+    let (weir, _legacy, new) = begun().await;
+    new.script(|_| Reply::status(500));
+    said(&weir, "promote chat").await;
+    judged(&weir, "fail").await;
+    let ran = run(&weir, "promote chat").await;
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.contains("a gate of stage `ten` does not pass (fail): error_rate 100.0% >= 5.0% ("), "{}", ran.err);
+    let ran = run(&weir, "promote chat -o json").await;
+    let body: Value = serde_json::from_str(&ran.out).expect("the body of the API");
+    assert!(ran.code == 1 && body["error"].as_str().is_some_and(|error| error.contains("does not pass")), "{ran:?}");
+    assert_eq!(weir.view(CHAT).await["stage"]["name"], "ten");
+    assert!(said(&weir, "promote chat --force").await.starts_with("chat: stage half (3 of 5) at 50%"));
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_outlives_a_restart_and_resume_ends_it() {
+    let (weir, _legacy, _new) = begun().await;
+    said(&weir, "promote chat").await;
+    let paused = said(&weir, "pause chat --reason holidays").await;
+    assert_eq!(paused, "chat: paused in stage ten (2 of 5) at 10%; the stage's clock stands still\n");
+    assert_eq!(said(&weir, "pause chat").await, paused, "twice is no error");
+    let served = weir.view(CHAT).await["stage"]["served_s"].clone();
+    let weir = weir.restart().await;
+    let rollout = weir.view(CHAT).await;
+    assert_eq!([&rollout["state"], &rollout["stage"]["served_s"]], [&json!("paused"), &served], "{rollout}");
+    assert_eq!(rollout["state_reason"], "holidays");
+    assert!(on_canary(&weir).await > 0, "traffic stays as it is");
+    let resumed = said(&weir, "resume chat").await;
+    assert!(resumed.starts_with("chat: stage ten (2 of 5) at 10%; "), "{resumed}");
+    assert_eq!(weir.view(CHAT).await["state"], "running");
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollback_goes_as_far_as_asked_and_outlives_a_restart() {
+    let (weir, _legacy, _new) = begun().await;
+    said(&weir, "promote chat --full").await;
+    assert!(said(&weir, "rollback chat --to previous").await.starts_with("chat: stage most (4 of 5) at 90%"));
+    let half = said(&weir, "rollback chat --to half").await;
+    assert_eq!(half, "chat: paused in stage most (4 of 5) at 45%; the stage's clock stands still\n");
+    let on = on_canary(&weir).await;
+    assert!((20..70).contains(&on), "{on}");
+    let back = said(&weir, "rollback chat --reason flooded").await;
+    assert_eq!(back, "chat: rolled back, everyone is on stable; `weir revive chat` begins stage most anew\n");
+    assert_eq!(said(&weir, "rollback chat").await, back, "twice is no error");
+    assert_eq!((on_canary(&weir).await, origin_of(&weir, "eng-1").await.as_str()), (0, "legacy"));
+    let weir = weir.restart().await;
+    assert_eq!(on_canary(&weir).await, 0);
+    let rollout = weir.view(CHAT).await;
+    assert_eq!([&rollout["state"], &rollout["state_reason"]], [&json!("rolled_back"), &json!("flooded")]);
+    for refused in ["pause", "resume", "promote", "approve", "rollback --to half"] {
+        let mut words = refused.split(' ');
+        let (verb, rest) = (words.next().unwrap_or_default(), words.collect::<Vec<_>>().join(" "));
+        let ran = run(&weir, &format!("{verb} chat {rest}")).await;
+        assert!(ran.code == 1 && ran.err.contains("the rollout is rolled back"), "{refused}: {ran:?}");
+    }
+    let revived = said(&weir, "revive chat").await;
+    assert!(revived.contains("running at weight 90%"), "{revived}");
+    assert!(on_canary(&weir).await > 70);
+    let trail = weir.view("/api/v1/events?since=0").await;
+    let told = trail["events"].as_array().expect("a list").iter().filter(|event| event["kind"] == "rollback");
+    let told: Vec<(&str, &str)> =
+        told.filter_map(|event| Some((event["actor"].as_str()?, event["reason"].as_str()?))).collect();
+    assert_eq!(told, [("ana", ""), ("ana", ""), ("ana", "flooded")]);
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn one_cohort_is_rolled_back_alone() {
+    let (weir, _legacy, _new) = begun().await;
+    said(&weir, "promote chat").await;
+    // Neither of the two is on the canary by bucket: their cohorts admit them.
+    for unit in ["eng-1", "gp-1"] {
+        assert!(weir.explain(unit).await["reason"].as_str().is_some_and(|reason| reason.starts_with("cohort:")));
+    }
+    let off = said(&weir, "rollback chat --cohort partners --reason odd").await;
+    assert_eq!(off, "chat: cohort partners is off the canary until `weir revive chat --cohort partners`\n");
+    assert_eq!(weir.explain("gp-1").await["reason"], "bucket");
+    assert_eq!(origin_of(&weir, "eng-1").await, "new");
+    let weir = weir.restart().await;
+    assert_eq!(weir.explain("gp-1").await["reason"], "bucket");
+    assert_eq!(weir.view(CHAT).await["state"], "running");
+    said(&weir, "revive chat --cohort partners").await;
+    assert_eq!(origin_of(&weir, "gp-1").await, "new");
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn mistakes_are_exit_code_2_and_say_what_was_probably_meant() {
+    let (weir, _legacy, _new) = begun().await;
+    for (line, says) in [
+        ("pause chta", "did you mean `chat`?"),
+        ("rollback chat --cohort partnrs", "did you mean `partners`?"),
+        ("pause chat --cohort team", "a cohort has no clock of its own"),
+        ("resume chat --cohort team", "`revive` lets it onto the canary again"),
+        ("promote chat --cohort team", "a cohort is admitted by the stage that names it"),
+        ("approve chat --cohort team", "a stage is approved, not a cohort"),
+        ("rollback chat --cohort team --to half", "roll it back without `to`"),
+        ("rollback chat --to canary", "stable"),
+        ("pause", "ROLLOUT"),
+    ] {
+        let ran = run(&weir, line).await;
+        assert!(ran.code == 2 && ran.err.contains(says), "{line}: {ran:?}");
+    }
+    assert_eq!(weir.view("/api/v1/events?since=0").await["events"].as_array().map(Vec::len), Some(1), "only the start");
+    weir.stop().await;
+}
