@@ -5,11 +5,13 @@
 
 mod beside;
 mod cells;
+mod keeping;
 #[cfg(test)]
 mod tests;
 
 pub use beside::{Beside, Kind};
 pub use cells::Reading;
+pub use keeping::Past;
 
 use crate::clock::Time;
 use crate::rollout::Arm;

@@ -3,6 +3,7 @@
 //! It formats and adds up, nothing else. Names and labels are those of the contract; label values come from the config
 //! only. What happens off the request path is counted by `facade` and joined by the supervisor.
 
+use super::archive::Tally;
 use super::collect::{Collector, Reading};
 use super::own::Own;
 use super::probe::UpstreamReport;
@@ -23,6 +24,7 @@ use crate::tally::{
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// How a rollout stands, for its gauges.
 #[derive(Clone, Debug)]
@@ -69,6 +71,17 @@ pub fn sources(queries: &Queries, own: &Own, now: Time) -> String {
     own.memory.iter().for_each(|bytes| text.sample("", &[], bytes));
     text.family("process_cpu_seconds_total", "counter", "CPU time of weir.");
     own.cpu_us.iter().for_each(|us| text.sample("", &[], seconds(*us)));
+    text.0
+}
+
+/// Writes how the keeping of the metric history goes.
+pub fn history(tally: &Tally) -> String {
+    let mut text = Text::default();
+    let help = "Samples for the metric history on disk: those kept, and those lost because it took none.";
+    text.family("weir_history_samples_total", "counter", help);
+    for (result, count) in [("kept", &tally.kept), ("lost", &tally.lost)] {
+        text.sample("", &[("result", result)], count.load(Ordering::Relaxed));
+    }
     text.0
 }
 

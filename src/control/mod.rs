@@ -3,6 +3,7 @@
 //! Everyone else speaks to it through `Handle`. It is the only publisher of snapshots and the only writer of the store.
 //! `start` is called once, by the composition root; the loop ends when every handle is gone or one says `stop`.
 
+mod archive;
 pub mod collect;
 pub mod exposition;
 pub mod own;

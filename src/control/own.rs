@@ -48,6 +48,16 @@ impl Own {
         self.cpu_us = cpu_us;
     }
 
+    /// CPU time since it was last taken to be kept, in microseconds.
+    pub fn unsaved_us(&self) -> u64 {
+        *self.cpu.unsaved()
+    }
+
+    /// `unsaved_us`, which is kept from here on.
+    pub fn take_unsaved_us(&mut self) -> u64 {
+        self.cpu.take_unsaved()
+    }
+
     /// A stage of that rollout begins.
     pub fn mark(&mut self, rollout: &Arc<str>, now: Time) {
         self.marks.insert(Arc::clone(rollout), (now, self.cpu_us.unwrap_or(0)));

@@ -9,7 +9,7 @@ mod file;
 mod rollouts;
 
 pub use audit::{Numbers, event};
-pub use file::{OpenError, Opened};
+pub use file::{Identity, OpenError, Opened, beside, move_aside};
 
 use crate::clock::Wall;
 use crate::rollout::report::{Event, Kind, Origin};
@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub struct Store {
     connection: Connection,
     path: PathBuf,
-    identity: file::Identity,
+    identity: Identity,
     unwritten: Unwritten,
 }
 
@@ -130,7 +130,7 @@ impl Store {
     }
 
     fn write_all(&mut self, saves: &[Save], events: &[NewEvent]) -> Result<(), WriteError> {
-        if file::Identity::of(&self.path).ok() != Some(self.identity) {
+        if Identity::of(&self.path).ok() != Some(self.identity) {
             return Err(WriteError::Replaced(self.path.clone()));
         }
         let transaction = self.connection.transaction()?;

@@ -3,6 +3,7 @@
 //! It owns everything that only one thread may own: engine, store, publisher, collector, resolver, reloader. It decides
 //! nothing about rollouts; it carries out, measures and answers.
 
+use super::archive::Archive;
 use super::collect::{Collector, Names};
 use super::facade::Facade;
 use super::inbox::{Command, Event, Inbox};
@@ -21,7 +22,7 @@ use crate::config::{Config, Live, Loaded, UserFiles};
 use crate::rollout::engine::{Effect, Engine, Input, Record, Refused, Saved};
 use crate::rollout::report::{Entry, Kind, REPORT_WINDOW};
 use crate::rollout::standing::Standing;
-use std::collections::BTreeMap;
+use sampling::Sampling;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use tokio::sync::mpsc;
 mod answers;
 mod looking;
 mod reloading;
+mod sampling;
 mod watching;
 
 /// What the control plane starts from.
@@ -147,6 +149,9 @@ struct Supervisor {
     prober: Prober,
     reloader: Reloader,
     facade: Facade,
+    /// The metric history on disk; none before it is opened.
+    archive: Option<Archive>,
+    sampling: Sampling,
     /// A config that was read and waits for its names to be resolved, at most that many ticks.
     awaiting_names: Option<(Box<(Loaded, Change)>, u32)>,
     /// What to tell an operator.
@@ -155,8 +160,6 @@ struct Supervisor {
     forget_at: Option<Time>,
     /// When plans were last looked at.
     watched_at: Time,
-    /// The visit from whose beginning each rollout's stage is counted.
-    marked: BTreeMap<Arc<str>, u64>,
     tries: u32,
 }
 
@@ -198,11 +201,12 @@ impl Supervisor {
             prober: Prober::start(events.clone())?,
             reloader: Reloader::new(config_path, environment, clock.clone(), events, &loaded.files, users),
             facade: Facade::new(),
+            archive: None,
+            sampling: Sampling::new(clock.now()),
             awaiting_names: None,
             notes: Notes { lost, ..Notes::default() },
             forget_at: None,
             watched_at: Time::default(),
-            marked: BTreeMap::new(),
             tries: 0,
             config: Arc::new(loaded.config),
             clock,
@@ -211,6 +215,7 @@ impl Supervisor {
         supervisor.resolver.ask();
         // What is not known by then is published later, and its upstream has no endpoint until then.
         let _ = tokio::time::timeout(NAMES_WITHIN, supervisor.hear_names(&mut inbox)).await;
+        supervisor.resume();
         // The first effects set latches, publish and record what has happened already: nothing to be refused.
         let _ = supervisor.carry_out_effects();
         // Before the first request, so that every one of them is seen to start.
@@ -267,6 +272,12 @@ impl Supervisor {
                 self.reloader.begin(in_force);
             }
         }
+        let now = self.clock.now();
+        self.collector.collect(&self.publisher.registry, now, true);
+        self.keep_samples(now);
+        if let Some(archive) = &mut self.archive {
+            archive.end();
+        }
         if self.store.is_behind()
             && let Err(error) = self.store.retry()
         {
@@ -280,12 +291,12 @@ impl Supervisor {
         self.own.read(now);
         self.look(now);
         self.watch_plans(now);
+        self.sample(now);
         if self.forget_at.is_some_and(|at| now >= at) {
             self.forget_at = None;
             self.collector.retire(&mut self.publisher.registry, &names(&self.config));
             self.measurer.retain(|rollout| self.config.rollout(rollout).is_some());
             self.own.retain(|rollout| self.config.rollout(rollout).is_some());
-            self.marked.retain(|rollout, _| self.config.rollout(rollout).is_some());
         }
         if let Some((_, ticks)) = &mut self.awaiting_names {
             *ticks = ticks.saturating_sub(1);
@@ -317,8 +328,9 @@ impl Supervisor {
     }
 
     fn carry_out_effects(&mut self) -> Result<(), Refused> {
-        let mut result = Ok(());
+        let (mut result, mut any) = (Ok(()), false);
         while let Some(effect) = self.engine.poll_effect() {
+            any = true;
             match effect {
                 Effect::SetLatch { rollout, switches } => self.publisher.set(&rollout, switches),
                 Effect::ClearLatch { rollout, switches } => self.publisher.clear(&rollout, switches),
@@ -334,6 +346,9 @@ impl Supervisor {
                     result = result.and(self.engine.recorded(written));
                 }
             }
+        }
+        if any {
+            self.mark_stages();
         }
         result
     }

@@ -1,7 +1,8 @@
 //! What happened to one series since its counting began, the finer the younger: seconds for 15 minutes, minutes for
 //! 72 hours, hours beyond, and exactly what happened since a stage began.
 //!
-//! Every tier is sparse: a time in which nothing happened takes no memory. Fed and read by the control plane.
+//! Every tier is sparse: a time in which nothing happened takes no memory. A history goes on where that of an earlier process
+//! stopped, as if there had been no time between. Fed and read by the control plane.
 
 use super::window::{Counted, Counts, SLICE, SLICES_KEPT, Window};
 use crate::clock::Time;
@@ -16,6 +17,8 @@ const HOURS: (u64, u64) = (3600, 400 * 24);
 /// What happened to one series.
 #[derive(Clone, Debug, Default)]
 pub struct History<T = Counts> {
+    /// How far what an earlier process counted reaches back before this clock's zero: all times in here are that much later.
+    reach: Duration,
     began: Time,
     recent: Window<T>,
     minutes: Tier<T>,
@@ -23,6 +26,8 @@ pub struct History<T = Counts> {
     /// When the present stage began, and what happened since.
     marked: Time,
     since_mark: T,
+    /// What happened since it was last taken to be kept.
+    unsaved: T,
 }
 
 /// Slices of one length, the oldest first.
@@ -37,8 +42,43 @@ impl<T: Counted> History<T> {
         History { began: now, recent: Window::new(now), marked: now, ..History::default() }
     }
 
+    /// A history that goes on `now`: an earlier process counted for as long as `reach`, and the present stage began `marked`
+    /// ago. What was counted comes by `take_past`.
+    pub fn resumed(now: Time, reach: Duration, marked: Duration) -> Self {
+        let (reach, marked) = (reach.max(marked), now + reach.saturating_sub(marked));
+        History { reach, began: now, recent: Window::new(now), marked, ..History::default() }
+    }
+
+    /// Takes in what an earlier process counted up to `ago` before `now`; the oldest comes first, and all of it before the
+    /// first push. Some of it belongs to the present stage.
+    pub fn take_past(&mut self, now: Time, ago: Duration, counts: &T, in_stage: bool) {
+        self.age(now + self.reach.saturating_sub(ago), counts);
+        if in_stage {
+            self.since_mark.add(counts);
+        }
+    }
+
     /// Counts what ended since the last push, as having ended `now`.
     pub fn push(&mut self, now: Time, counts: &T) {
+        self.age(now + self.reach, counts);
+        if !counts.is_empty() {
+            self.since_mark.add(counts);
+            self.unsaved.add(counts);
+        }
+    }
+
+    /// What happened since this was last called.
+    pub fn take_unsaved(&mut self) -> T {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    /// What `take_unsaved` would give.
+    pub fn unsaved(&self) -> &T {
+        &self.unsaved
+    }
+
+    /// Counts into the tiers, and passes on what has grown too old for one.
+    fn age(&mut self, now: Time, counts: &T) {
         let History { recent, minutes, hours, .. } = self;
         recent.push_and_pass_on(now, counts, |second, counts| minutes.take(second / MINUTES.0, counts));
         let second = now.as_secs();
@@ -46,14 +86,11 @@ impl<T: Counted> History<T> {
             hours.take(minute * MINUTES.0 / HOURS.0, counts);
         }
         while hours.expired(second, HOURS).is_some() {}
-        if !counts.is_empty() {
-            self.since_mark.add(counts);
-        }
     }
 
     /// A stage begins: `since_mark` counts from here.
     pub fn mark(&mut self, now: Time) {
-        self.marked = now;
+        self.marked = now + self.reach;
         self.since_mark = T::default();
     }
 
@@ -64,12 +101,13 @@ impl<T: Counted> History<T> {
 
     /// The time that `since_mark` covers; at least a second.
     pub fn marked_for(&self, now: Time) -> Duration {
-        now.since(self.marked.max(self.began)).max(SLICE)
+        (now + self.reach).since(self.marked.max(self.began)).max(SLICE)
     }
 
     /// Everything in the last `span`. Whole slices are counted, so it reaches up to one slice further back than the span:
     /// a second within 15 minutes, a minute within 72 hours, an hour beyond.
     pub fn over(&self, now: Time, span: Duration) -> T {
+        let now = now + self.reach;
         if span.as_secs() < SLICES_KEPT {
             return self.recent.over(now, span);
         }
@@ -87,6 +125,7 @@ impl<T: Counted> History<T> {
     /// The time that `over` of the same arguments covers: what a rate per second divides by. It begins when counting began
     /// if that was later, and is at least a second.
     pub fn covered(&self, now: Time, span: Duration) -> Duration {
+        let now = now + self.reach;
         if span.as_secs() < SLICES_KEPT {
             return self.recent.covered(now, span);
         }
@@ -207,6 +246,41 @@ mod tests {
         [3700, 7100, now].into_iter().for_each(|second| history.push(at(second), &requests(1)));
         assert_eq!(over(&history, now, now - 7000), 2);
         assert_eq!(over(&history, now, now - 3700), 3);
+    }
+
+    #[test]
+    fn a_history_goes_on_as_if_nothing_had_come_between() {
+        let (mut whole, mut first) = (History::new(at(0)), History::new(at(0)));
+        let mut log = Vec::new();
+        for minute in 0..300_u64 {
+            let counts = requests(minute % 7 + 1);
+            whole.push(at(minute * 60), &counts);
+            first.push(at(minute * 60), &counts);
+            log.push((minute, first.take_unsaved()));
+            if minute == 100 {
+                whole.mark(at(minute * 60));
+                first.mark(at(minute * 60));
+            }
+        }
+        // The other process begins at its own zero, five hours after the first one did.
+        let end = 300 * 60;
+        let mut second = History::resumed(at(0), Duration::from_secs(end), Duration::from_secs(200 * 60));
+        for (minute, counts) in &log {
+            second.take_past(at(0), Duration::from_secs(end - minute * 60), counts, *minute > 100);
+        }
+        assert_eq!(second.unsaved().ended, 0);
+        whole.push(at(end + 5), &requests(9));
+        second.push(at(5), &requests(9));
+        for span in [1, 60, 600, 3600, 4 * 3600, 6 * 3600] {
+            assert_eq!(over(&second, 5, span), over(&whole, end + 5, span), "{span}");
+            let covered = |history: &History, now| history.covered(at(now), Duration::from_secs(span));
+            assert_eq!(covered(&second, 5), covered(&whole, end + 5), "{span}");
+        }
+        assert_eq!(second.since_mark(), whole.since_mark());
+        assert_eq!(second.marked_for(at(5)), whole.marked_for(at(end + 5)));
+        second.mark(at(5));
+        assert_eq!(second.marked_for(at(65)), Duration::from_secs(60));
+        assert_eq!(second.take_unsaved().ended, 9);
     }
 
     proptest! {

@@ -17,6 +17,7 @@ pub mod history;
 pub mod outcome;
 pub mod plan;
 pub mod report;
+pub mod sample;
 pub mod scheme;
 pub mod stages;
 pub mod standing;

@@ -23,6 +23,7 @@ mod crossing;
 mod fallback;
 mod headers;
 mod health;
+mod history;
 mod lasting;
 mod lifecycle;
 mod limits;

@@ -4,27 +4,18 @@
 //! Signals come from the request path and by post; the posted ones are counted here, because no worker sees them.
 
 use super::cells::{add_all, grown};
-use super::taken;
+use super::{Past, taken};
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::histogram::{BUCKETS, Histogram};
 use crate::rollout::history::History;
+pub use crate::rollout::sample::Number as Kind;
+use crate::rollout::sample::Sums;
 use crate::rollout::stages::Span;
 use crate::rollout::vital::Vital;
 use crate::tally::{Cell, FALLBACKS, PerWorker, Registry, SignalKey, Vitals};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// A number that is counted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// Requests that stable answered in the canary's place.
-    Fallbacks,
-    /// Requests that the breaker kept from the canary.
-    Diverted,
-    /// What a signal counts of an arm.
-    Signal(Arm, Arc<str>),
-}
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -106,6 +97,50 @@ impl Beside {
         numbers.for_each(|(_, followed)| followed.history.mark(now));
         let vitals = self.vitals.iter_mut().filter(|((of, _, _), _)| **of == *rollout);
         vitals.for_each(|(_, reported)| reported.followed.history.mark(now));
+    }
+
+    /// What was counted of a rollout since it was last taken to be kept.
+    pub fn unsaved(&self, rollout: &str, sums: &mut Sums) {
+        for ((_, kind), followed) in self.numbers.iter().filter(|((of, _), _)| **of == *rollout) {
+            if *followed.history.unsaved() > 0 {
+                sums.numbers.insert(kind.clone(), *followed.history.unsaved());
+            }
+        }
+        for ((_, arm, vital), reported) in self.vitals.iter().filter(|((of, _, _), _)| **of == *rollout) {
+            let unsaved = reported.followed.history.unsaved();
+            if !unsaved.is_empty() {
+                sums.vitals.insert((*arm, *vital), unsaved.clone());
+            }
+        }
+    }
+
+    /// What `unsaved` told is kept.
+    pub fn saved(&mut self, rollout: &str) {
+        let numbers = self.numbers.iter_mut().filter(|((of, _), _)| **of == *rollout);
+        numbers.for_each(|(_, followed)| {
+            followed.history.take_unsaved();
+        });
+        let vitals = self.vitals.iter_mut().filter(|((of, _, _), _)| **of == *rollout);
+        vitals.for_each(|(_, reported)| {
+            reported.followed.history.take_unsaved();
+        });
+    }
+
+    /// Goes on where an earlier process stopped.
+    pub fn resume(&mut self, rollout: &Arc<str>, past: &Past<'_>, keeps: impl Fn(&Kind) -> bool) {
+        for (ago, sample, in_stage) in past.samples() {
+            for (kind, count) in sample.sums.numbers.iter().filter(|(kind, _)| keeps(kind)) {
+                let new = || Followed { last: 0, history: past.history() };
+                let followed = self.numbers.entry((Arc::clone(rollout), kind.clone())).or_insert_with(new);
+                followed.history.take_past(past.now, ago, count, in_stage);
+            }
+            for ((arm, vital), reports) in &sample.sums.vitals {
+                let new =
+                    || Reported { followed: Followed { last: 0, history: past.history() }, ..Reported::new(past.now) };
+                let reported = self.vitals.entry((Arc::clone(rollout), *arm, *vital)).or_insert_with(new);
+                reported.followed.history.take_past(past.now, ago, reports, in_stage);
+            }
+        }
     }
 
     /// Forgets what no config speaks of any more.

@@ -260,8 +260,8 @@ fn create(path: &Path) -> Result<(), String> {
     sync_folder(path).map_err(text)
 }
 
-/// Moves the database and what belongs to it to `weir.db.corrupt-<unix time>`.
-fn move_aside(path: &Path, now: Wall) -> io::Result<PathBuf> {
+/// Moves a database and what belongs to it to its own name with `.corrupt-<unix time>`.
+pub fn move_aside(path: &Path, now: Wall) -> io::Result<PathBuf> {
     let mut target = beside(path, &format!(".corrupt-{}", now.as_secs()));
     for again in 1.. {
         let taken = ["", "-wal"].iter().any(|part| fs::symlink_metadata(beside(&target, part)).is_ok());
@@ -289,7 +289,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 /// The path with `part` at the end of its file name.
-fn beside(path: &Path, part: &str) -> PathBuf {
+pub fn beside(path: &Path, part: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(part);
     PathBuf::from(name)

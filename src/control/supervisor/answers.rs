@@ -48,7 +48,6 @@ impl Supervisor {
         self.carry_out(input)?;
         let snapshot = self.publisher.present();
         let now = self.clock.now();
-        self.mark_stages(now);
         let standing = self.engine.standing(rollout).ok_or(Denied::Unavailable)?;
         Ok(self.report(&standing, snapshot.as_deref(), REPORT_WINDOW, now))
     }
@@ -125,6 +124,7 @@ impl Supervisor {
         let stands: Vec<Stand> = self.engine.standings().map(stand).collect();
         let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);
         text.push_str(&exposition::sources(&self.queries, &self.own, self.clock.now()));
+        text.extend(self.archive.as_ref().map(|archive| exposition::history(archive.tally())));
         text.push_str(&exposition::upstreams(&self.upstreams()));
         text.push_str(&self.facade.render());
         text

@@ -21,7 +21,6 @@ impl Supervisor {
             return;
         }
         self.watched_at = now;
-        self.mark_stages(now);
         let config = Arc::clone(&self.config);
         let trips = |standing: Standing<'_>| {
             let watched = standing.plan.breaker.is_some();
@@ -48,19 +47,6 @@ impl Supervisor {
             }
             // What is denied, because it cannot be written down, comes again by itself.
             let _ = self.carry_out(Input::Watched { rollout, wall, readings, record });
-        }
-        self.mark_stages(now);
-    }
-
-    /// Begins to count anew for every rollout whose stage has begun since the last time, whoever moved it.
-    pub(super) fn mark_stages(&mut self, now: Time) {
-        for standing in self.engine.standings() {
-            let (name, visit) = (&standing.plan.name, standing.saved.progress.visit);
-            if self.marked.get(name) != Some(&visit) {
-                self.marked.insert(Arc::clone(name), visit);
-                self.collector.mark(name, now);
-                self.own.mark(name, now);
-            }
         }
     }
 
