@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::config::{self, UserFiles};
 use crate::control::{self, Handle, Start};
 use crate::rollout::assign::Switches;
+use crate::rollout::scale::TimeScale;
 use crate::snapshot::Secret;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
@@ -54,7 +55,16 @@ impl Site {
         let mut users = UserFiles::default();
         let loaded = config::load(&config_path, &[], &mut users).unwrap();
         let (clock, environment) = (Clock::system(), Vec::new());
-        let start = Start { config_path, environment, loaded, users, clock, workers: 1, signals: false };
+        let start = Start {
+            config_path,
+            environment,
+            loaded,
+            users,
+            clock,
+            workers: 1,
+            signals: false,
+            time_scale: TimeScale::default(),
+        };
         let (handle, _) = control::start(start).unwrap();
         Site { handle, _folder: folder }
     }

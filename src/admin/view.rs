@@ -60,6 +60,9 @@ pub struct Rollout {
     pub triggers: Vec<Trigger>,
     /// The span that `arms` covers, in seconds.
     pub window_s: f64,
+    /// How many times as fast as written its plan runs (`weir serve --time-scale`); 1 is as written.
+    #[serde(default = "as_written")]
+    pub time_scale: u32,
     /// The generation of the snapshot that carries this state.
     pub generation: u64,
 }
@@ -252,9 +255,15 @@ impl Rollout {
             gates: report.gates.iter().map(Gate::of).collect(),
             triggers: report.triggers.iter().map(Trigger::of).collect(),
             window_s: thousandths(window.as_secs_f64()),
+            time_scale: report.time_scale.factor(),
             generation: report.generation,
         }
     }
+}
+
+/// A weir that says nothing of a time scale has none.
+fn as_written() -> u32 {
+    1
 }
 
 impl Breaker {
@@ -383,6 +392,7 @@ mod tests {
     use crate::rollout::bucket::Bucketer;
     use crate::rollout::cohort::Cohort;
     use crate::rollout::report;
+    use crate::rollout::scale::TimeScale;
     use serde_json::json;
     use std::sync::Arc;
 
@@ -427,6 +437,7 @@ mod tests {
                 exclude: false,
                 units: 2,
             }],
+            time_scale: TimeScale::new(600).unwrap(),
             generation: 7,
         }
     }
@@ -454,7 +465,7 @@ mod tests {
             "killed": true, "killed_by_config": false, "breaker": breaker,
             "arms": {"stable": empty, "canary": busy},
             "cohorts": [{"name": "internal", "enabled": true, "killed": false, "exclude": false, "units": 2}],
-            "gates": [], "triggers": [], "window_s": 60.0, "generation": 7,
+            "gates": [], "triggers": [], "window_s": 60.0, "time_scale": 600, "generation": 7,
         });
         assert_eq!(form, expected);
     }

@@ -1,6 +1,7 @@
 //! The command line as types: every verb, option and help text. It parses and nothing else.
 
 use crate::config::units::{UnitError, parse_share, parse_span};
+use crate::rollout::scale::TimeScale;
 use crate::rollout::{Arm, bucket};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -67,7 +68,7 @@ pub enum Colour {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Run the proxy
-    #[command(after_help = "Example:  weir serve -c weir.toml")]
+    #[command(after_help = SERVE_HELP)]
     Serve(Serve),
     /// Read a config, report every problem, print what it means
     #[command(after_help = CHECK_HELP)]
@@ -134,6 +135,9 @@ pub struct Serve {
     /// The config: TOML, YAML or JSON, by its extension
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Carry plans out this many times as fast as written, to rehearse them with real traffic: 1 to 1000000
+    #[arg(long, value_name = "N", default_value = "1", hide_default_value = true, value_parser = time_scale)]
+    pub time_scale: TimeScale,
 }
 
 /// `weir check`.
@@ -329,6 +333,11 @@ fn share(text: &str) -> Result<bucket::Weight, String> {
     parse_share(text).map_err(hint)
 }
 
+fn time_scale(text: &str) -> Result<TimeScale, String> {
+    let factor = text.parse().ok().and_then(TimeScale::new);
+    factor.ok_or_else(|| format!("give a whole number, 1 to {}", TimeScale::MAX))
+}
+
 fn hint(error: UnitError) -> String {
     match error.suggestion {
         Some(suggestion) => format!("{}; write {suggestion}", error.message),
@@ -357,6 +366,14 @@ fn pair(text: &str, separator: char) -> Option<(String, String)> {
 const AFTER_HELP: &str = "\
 Start here:  weir demo
 Exit codes:  0 ok, 1 the answer is no, 2 usage or config error, 3 the admin address does not answer";
+
+const SERVE_HELP: &str = "\
+With --time-scale, durations, windows, `for` and cooldowns of plans and breakers are divided by N (windows stay at least 2s,
+`for` and cooldowns 200ms, minimum durations 1s) and numbers of requests shrink with their windows. What requests take
+(timeouts, latency limits, health checks, retries) and how often queries are asked stays as written.
+
+Example:  weir serve -c weir.toml
+          weir serve -c weir.toml --time-scale 600";
 
 const DEMO_HELP: &str = "\
 Keys:     + - more or less weight, k kill, r revive, s f h the new upstream slow, failing or healthy, q quit
@@ -395,6 +412,10 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for line in [
             "weir",
+            "weir serve -c weir.toml --time-scale 0",
+            "weir serve -c weir.toml --time-scale 1000001",
+            "weir serve -c weir.toml --time-scale 1.5",
+            "weir serve -c weir.toml --time-scale",
             "weir kill",
             "weir kill chat --all",
             "weir kill --all --cohort internal",

@@ -93,7 +93,12 @@ fn serve(console: &mut Console, global: &args::Global, arguments: &args::Serve) 
     let log = log::Log::to(std::io::stderr()).map_err(|error| Stop::Usage(format!("cannot log: {error}")))?;
     log_to(log.clone(), global.output, console.paint_errors(global.color).on);
     let environment = console.environment.to_vec();
-    let options = serve::Options { config: arguments.config.clone(), environment, signals: true };
+    let options = serve::Options {
+        config: arguments.config.clone(),
+        environment,
+        signals: true,
+        time_scale: arguments.time_scale,
+    };
     let result = serve::run(options).map_err(|error| Stop::Usage(error.to_string()));
     // What stopped it comes after what was logged before.
     log.flush();

@@ -6,6 +6,7 @@ use crate::config::{self, AdminAddress, AdminConfig, Config, ListenerConfig, Log
 use crate::control::{self, Handle};
 use crate::proxy::access::Log;
 use crate::proxy::worker::{self, Drain};
+use crate::rollout::scale::TimeScale;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
@@ -34,6 +35,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Whether SIGHUP reloads.
     pub signals: bool,
+    /// How many times as fast as written plans run.
+    pub time_scale: TimeScale,
 }
 
 /// A weir that serves.
@@ -113,6 +116,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         clock: clock.clone(),
         workers,
         signals: options.signals,
+        time_scale: options.time_scale,
     })
     .map_err(StartError::Control)?;
 
@@ -152,9 +156,13 @@ pub fn run(options: Options) -> Result<(), StartError> {
         Signals::new().map_err(refused("signal handlers"))?
     };
     raise_descriptor_limit();
+    let time_scale = options.time_scale;
     let running = start(options)?;
     for address in &running.listeners {
         tracing::info!("listening on {address}");
+    }
+    if let Some(line) = control::time_scale_told(time_scale) {
+        tracing::warn!("{line}");
     }
     if let Some(address) = &running.admin_label {
         tracing::info!("admin on {address}");

@@ -63,13 +63,19 @@ pub fn line(rollout: &Rollout) -> String {
     };
     let why = because(rollout).map_or(String::new(), |why| format!("  |  {why}"));
     format!(
-        "{}  {}  weight {}  |  {}  |  {}{why}",
+        "{}  {}  weight {}  |  {}  |  {}{why}{}",
         render::clean(&rollout.name),
         standing(rollout).1,
         render::share(rollout.weight_ppm),
         arm("stable", &rollout.arms.stable),
         arm("canary", &rollout.arms.canary),
+        rehearsal(rollout).map_or(String::new(), |scale| format!("  |  {scale}")),
     )
+}
+
+/// That plans do not run as written, where they do not.
+fn rehearsal(rollout: &Rollout) -> Option<String> {
+    (rollout.time_scale > 1).then(|| format!("rehearsal: time x {}", rollout.time_scale))
 }
 
 /// One line a rollout, and what its pairs of numbers mean.
@@ -96,6 +102,9 @@ pub fn overview(rollouts: &[Rollout], paint: Paint) -> String {
     }
     let legend = paint.tone(Tone::Dim, &format!("pairs are stable | canary, over the last {span}"));
     let mut text = format!("{}{legend}\n", table.print(paint));
+    if let Some(scale) = rollouts.first().and_then(rehearsal) {
+        text.push_str(&format!("{}\n", paint.tone(Tone::Yellow, &scale)));
+    }
     let reasons = rollouts.iter().filter_map(|rollout| Some((rollout, because(rollout)?)));
     for (index, (rollout, why)) in reasons.enumerate() {
         let gap = if index == 0 { "\n" } else { "" };
@@ -119,7 +128,11 @@ pub fn detail(rollout: &Rollout, paint: Paint) -> String {
     if let Some(reason) = &rollout.state_reason {
         text.push_str(&format!("  {}", render::clean(reason)));
     }
-    text.push_str(&format!("\n{}\n\n", paint.tone(Tone::Dim, &format!("the last {}", span(rollout)))));
+    text.push_str(&format!("\n{}\n", paint.tone(Tone::Dim, &format!("the last {}", span(rollout)))));
+    if let Some(scale) = rehearsal(rollout) {
+        text.push_str(&format!("{}\n", paint.tone(Tone::Yellow, &scale)));
+    }
+    text.push('\n');
     if let Some(breaker) = &rollout.breaker {
         text.push_str(&format!("{}\n", self::breaker(breaker, paint)));
     }
@@ -296,6 +309,21 @@ mod tests {
             "gates": [], "triggers": [], "window_s": 60.0, "generation": 7,
         });
         serde_json::from_value(form).unwrap()
+    }
+
+    #[test]
+    fn a_rehearsal_is_called_one_in_every_form() {
+        let usual = rollout("chat", false);
+        let fast = Rollout { time_scale: 600, ..usual.clone() };
+        let plain = Paint { on: false };
+        for (text, as_written) in [
+            (line(&fast), line(&usual)),
+            (detail(&fast, plain), detail(&usual, plain)),
+            (overview(&[fast.clone(), fast.clone()], plain), overview(&[usual.clone(), usual.clone()], plain)),
+        ] {
+            assert!(text.contains("rehearsal: time x 600"), "{text}");
+            assert!(!as_written.contains("rehearsal"), "{as_written}");
+        }
     }
 
     #[test]

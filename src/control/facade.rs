@@ -2,6 +2,7 @@
 //! path may ever come this way.
 
 use crate::rollout::report::Kind;
+use crate::rollout::scale::TimeScale;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -13,12 +14,14 @@ pub struct Facade {
 
 impl Facade {
     /// An empty one, with everything described and counters at zero.
-    pub fn new() -> Self {
+    pub fn new(time_scale: TimeScale) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&recorder, || {
             describe_counter!("weir_config_reloads_total", "Configs that were read again, by result.");
             describe_gauge!("weir_config_generation", "Generation of the snapshot that workers serve by.");
             describe_counter!("weir_audit_events_total", "Entries of the audit trail since the start, by kind.");
+            describe_gauge!("weir_time_scale", "How many times as fast as written plans run (`serve --time-scale`).");
+            gauge!("weir_time_scale").set(f64::from(time_scale.factor()));
             for result in [OK, FAILED] {
                 counter!("weir_config_reloads_total", "result" => result).absolute(0);
             }
@@ -68,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_happened_is_in_the_text_with_help_and_type() {
-        let facade = Facade::new();
+        let facade = Facade::new(TimeScale::new(600).unwrap());
         facade.reloaded(true);
         facade.published(7);
         facade.told(Kind::Kill);
@@ -77,6 +80,7 @@ mod tests {
             "weir_config_reloads_total{result=\"ok\"} 1",
             "weir_config_reloads_total{result=\"failed\"} 0",
             "weir_config_generation 7",
+            "weir_time_scale 600",
             "weir_audit_events_total{kind=\"kill\"} 1",
             "# TYPE weir_config_reloads_total counter",
             "# HELP weir_config_generation ",

@@ -170,7 +170,7 @@ mod tests {
     use crate::control::collect::Collector;
     use crate::latch::Guard;
     use crate::rollout::Arm;
-    use crate::rollout::breaker::{LatencyRule, NoAnswerRule};
+    use crate::rollout::breaker::{COOLDOWN_MAX, LatencyRule, NoAnswerRule};
     use crate::rollout::bucket::Weight;
     use crate::rollout::outcome::{CodeClass, ErrorKind};
     use crate::tally::{Registry, Series, SeriesKey};
@@ -200,6 +200,7 @@ mod tests {
                 min_units: 1,
                 max_unit_share: Weight::FULL,
                 cooldown: second,
+                cooldown_max: COOLDOWN_MAX,
                 probe: Weight::FULL,
                 max_trips: 0,
                 spares_both: true,

@@ -26,7 +26,7 @@ mod watch;
 
 pub use crate::rollout::report::Origin;
 pub use probe::{EndpointReport, UpstreamReport};
-pub use supervisor::{Start, StartError, start};
+pub use supervisor::{Start, StartError, start, time_scale_told};
 
 use crate::latch::Latches;
 use crate::rollout::assign::Switches;

@@ -3,6 +3,8 @@
 //! It owns everything that only one thread may own: engine, store, publisher, collector, resolver, reloader. It decides
 //! nothing about rollouts; it carries out, measures and answers.
 
+pub use scaling::told as time_scale_told;
+
 use super::archive::Archive;
 use super::collect::{Collector, Names};
 use super::facade::Facade;
@@ -21,6 +23,7 @@ use crate::config::change::Change;
 use crate::config::{Config, Live, Loaded, UserFiles};
 use crate::rollout::engine::{Effect, Engine, Input, Record, Refused, Saved};
 use crate::rollout::report::{Entry, Kind, REPORT_WINDOW};
+use crate::rollout::scale::TimeScale;
 use crate::rollout::standing::Standing;
 use sampling::Sampling;
 use std::fmt;
@@ -37,6 +40,7 @@ mod answers;
 mod looking;
 mod reloading;
 mod sampling;
+mod scaling;
 mod watching;
 
 /// What the control plane starts from.
@@ -56,6 +60,8 @@ pub struct Start {
     pub workers: usize,
     /// Whether SIGHUP means reload; for one control plane in a process.
     pub signals: bool,
+    /// How many times as fast as written plans run.
+    pub time_scale: TimeScale,
 }
 
 /// Why the control plane cannot start.
@@ -137,6 +143,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 struct Supervisor {
     clock: Clock,
+    time_scale: TimeScale,
+    /// The config in force, its plans at that scale.
     config: Arc<Config>,
     engine: Engine,
     store: Store,
@@ -183,7 +191,8 @@ impl Supervisor {
         saved: Saved,
         lost: Option<String>,
     ) -> io::Result<(Supervisor, Inbox, Handle)> {
-        let Start { config_path, environment, loaded, users, clock, workers, signals } = start;
+        let Start { config_path, environment, loaded, users, clock, workers, signals, time_scale } = start;
+        let loaded = Loaded { config: scaling::config(loaded.config, time_scale), ..loaded };
         let (commands, asked) = mpsc::channel(COMMANDS_MAX);
         let (events, own) = mpsc::channel(EVENTS_MAX);
         let (answers, answered) = mpsc::channel(EVENTS_MAX);
@@ -200,9 +209,9 @@ impl Supervisor {
             resolver: Resolver::new(answers),
             prober: Prober::start(events.clone())?,
             reloader: Reloader::new(config_path, environment, clock.clone(), events, &loaded.files, users),
-            facade: Facade::new(),
             archive: None,
             sampling: Sampling::new(clock.now()),
+            facade: Facade::new(time_scale),
             awaiting_names: None,
             notes: Notes { lost, ..Notes::default() },
             forget_at: None,
@@ -210,6 +219,7 @@ impl Supervisor {
             tries: 0,
             config: Arc::new(loaded.config),
             clock,
+            time_scale,
         };
         supervisor.resolver.adopt(&supervisor.config.upstreams);
         supervisor.resolver.ask();

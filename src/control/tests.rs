@@ -7,6 +7,7 @@ use crate::config::{self, UserFiles};
 use crate::rollout::Arm;
 use crate::rollout::breaker;
 use crate::rollout::report::State;
+use crate::rollout::scale::TimeScale;
 use crate::tally::Series;
 use serde_json::Value;
 use std::fs;
@@ -51,6 +52,7 @@ impl Site {
             clock: Clock::system(),
             workers: 2,
             signals,
+            time_scale: TimeScale::default(),
         };
         self.running = Some(super::start(start).unwrap());
     }
@@ -519,6 +521,7 @@ fn a_state_folder_that_cannot_be_used_is_a_start_error() {
         clock: Clock::system(),
         workers: 1,
         signals: false,
+        time_scale: TimeScale::default(),
     };
     let error = super::start(start).map(|_| ()).unwrap_err().to_string();
     assert!(error.starts_with("state_dir: cannot write ") && error.contains("/state"), "{error}");

@@ -37,8 +37,10 @@ pub struct Rules {
     pub min_units: u32,
     /// Share of a window's requests beyond which one unit's failures do not count.
     pub max_unit_share: Weight,
-    /// Time until the first half-opening; doubles with each trip up to `COOLDOWN_MAX`.
+    /// Time until the first half-opening; doubles with each trip up to `cooldown_max`.
     pub cooldown: Duration,
+    /// The longest that it grows to: `COOLDOWN_MAX`, shorter under a time scale.
+    pub cooldown_max: Duration,
     /// Share of the canary's units let through while half-open.
     pub probe: Weight,
     /// Trips after which the rollout is rolled back; 0 is never.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 mod commands;
 mod readings;
+mod recheck;
 #[cfg(test)]
 mod tests;
 mod watched;
@@ -145,15 +146,6 @@ pub struct Course {
     /// Since when stable is looked at after a rollback.
     rechecks_since: Option<Time>,
 }
-
-/// How long after a rollback stable is judged: what was under way has ended by then.
-const RECHECK_AFTER: Duration = Duration::from_secs(10);
-/// How long it is looked at.
-const RECHECK_UNTIL: Duration = Duration::from_secs(60);
-/// Share of failures from which stable counts as sick after a rollback.
-const STABLE_SICK: &str = "stable.error_rate > 5%";
-/// Requests that this needs.
-const RECHECK_REQUESTS_MIN: u64 = 10;
 
 impl Course {
     /// Looks at a rollout: how much time it has served by now, and what turns that brings, the gravest first. At most one
@@ -346,26 +338,6 @@ impl Course {
             true => served,
             false => format!("{served}; {}", gates.join("; ")),
         }
-    }
-
-    /// After a rollback stable must be well, else somebody has to know.
-    fn recheck(&mut self, now: Time, ground: &Ground<'_>, measured: &impl Measurements) -> Option<Turn> {
-        let waited = now.since(self.rechecks_since?);
-        if waited < RECHECK_AFTER {
-            return None;
-        }
-        if waited > RECHECK_UNTIL {
-            self.rechecks_since = None;
-        }
-        let sick = super::criterion::parse(STABLE_SICK).ok()?;
-        let over = Over { measured, span: Span::Last(RECHECK_AFTER) };
-        let found = sick.evaluate(&over, RECHECK_REQUESTS_MIN, &span_text(RECHECK_AFTER));
-        if found.holds != Some(true) {
-            return None;
-        }
-        self.rechecks_since = None;
-        let reason = format!("stable is not healthy after the rollback: {}", found.reason);
-        Some(ground.turn(Kind::Escalate, ground.progress.clone(), reason))
     }
 }
 

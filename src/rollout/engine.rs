@@ -447,8 +447,9 @@ impl Engine {
             }
         }
         for plan in &self.plans {
-            let Some(rules) = &plan.breaker else { continue };
+            // Also without a breaker: its plan moves it.
             let runtime = self.states.entry(Arc::clone(&plan.name)).or_default();
+            let Some(rules) = &plan.breaker else { continue };
             if runtime.breaker.is_none() {
                 let breaker = Breaker::new(rules.clone(), runtime.saved.breaker.clone(), self.now);
                 runtime.saved.breaker.clone_from(breaker.saved());

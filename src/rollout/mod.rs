@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod plan;
 pub mod report;
 pub mod sample;
+pub mod scale;
 pub mod scheme;
 pub mod stages;
 pub mod standing;

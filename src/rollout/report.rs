@@ -3,6 +3,7 @@
 
 use super::breaker;
 use super::bucket::Weight;
+use super::scale::TimeScale;
 use crate::clock::Wall;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +75,8 @@ pub struct RolloutReport {
     pub arms: [ArmReport; 2],
     /// Its cohorts.
     pub cohorts: Vec<CohortReport>,
+    /// How many times as fast as written its plan runs.
+    pub time_scale: TimeScale,
     /// The generation of the snapshot that carries this state.
     pub generation: u64,
 }

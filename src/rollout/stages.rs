@@ -5,6 +5,7 @@
 
 use super::bucket::Weight;
 use super::criterion::Criterion;
+use super::scale::TimeScale;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub struct Stages {
     pub triggers: Vec<Trigger>,
     /// Whether the first stage begins by itself.
     pub autostart: bool,
+    /// How many times as fast as written all of it is.
+    pub scale: TimeScale,
 }
 
 /// One stage.
@@ -146,74 +149,11 @@ impl Action {
     }
 }
 
-/// The least that a time scale leaves of a window.
-const WINDOW_MIN: Duration = Duration::from_secs(2);
-/// The least that it leaves of a trigger's `for`.
-const HELD_FOR_MIN: Duration = Duration::from_millis(200);
-/// The least that it leaves of a stage's minimum.
-const MIN_DURATION_MIN: Duration = Duration::from_secs(1);
-/// The least that it leaves of a number of requests.
-const REQUESTS_MIN: u64 = 10;
-
 impl Stages {
     /// The stage of that name, with its place.
     pub fn find(&self, name: &str) -> Option<(usize, &Stage)> {
         self.list.iter().enumerate().find(|(_, stage)| &*stage.name == name)
     }
-
-    /// The same plan for a rehearsal that runs `scale` times as fast: durations, windows and `for` are divided by it, but
-    /// never below what can still be measured (2 s of a window, 200 ms of a `for`, 1 s of a minimum); numbers of requests
-    /// shrink with their window, never below 10 or what they were. A maximum leaves time for the minimum, the longest
-    /// window and the longest `for`.
-    #[must_use]
-    pub fn scaled(&self, scale: u32) -> Stages {
-        if scale <= 1 {
-            return self.clone();
-        }
-        let mut stages = self.clone();
-        for trigger in &mut stages.triggers {
-            let window = shrunk(trigger.window, scale, WINDOW_MIN);
-            trigger.min_requests = fewer(trigger.min_requests, trigger.window, window);
-            trigger.window = window;
-            trigger.held_for = shrunk(trigger.held_for, scale, HELD_FOR_MIN);
-        }
-        let held_for_max = stages.triggers.iter().map(|trigger| trigger.held_for).max().unwrap_or_default();
-        for stage in &mut stages.list {
-            let full = stage.min_duration;
-            stage.min_duration = shrunk(full, scale, MIN_DURATION_MIN);
-            let mut window_max = Duration::ZERO;
-            for gate in &mut stage.gates {
-                let (before, after) = match gate.span {
-                    Span::Stage => (full, stage.min_duration),
-                    Span::Last(window) | Span::InStage(window) => {
-                        let after = shrunk(window, scale, WINDOW_MIN);
-                        gate.span = Span::Last(after);
-                        window_max = window_max.max(after);
-                        (window, after)
-                    }
-                };
-                gate.min_requests = fewer(gate.min_requests, before, after);
-            }
-            let least = stage.min_duration + window_max + held_for_max;
-            stage.max_duration = stage.max_duration.map(|max| (max / scale).max(least));
-        }
-        stages
-    }
-}
-
-/// A duration divided by the scale, not below `least` or, if that is shorter, itself.
-pub fn shrunk(span: Duration, scale: u32, least: Duration) -> Duration {
-    (span / scale.max(1)).max(least.min(span))
-}
-
-/// A number of requests in proportion to its shorter time.
-fn fewer(requests: u64, before: Duration, after: Duration) -> u64 {
-    let floor = requests.min(REQUESTS_MIN);
-    if before.is_zero() {
-        return requests.min(REQUESTS_MIN);
-    }
-    let share = after.as_secs_f64() / before.as_secs_f64();
-    ((requests as f64 * share) as u64).max(floor)
 }
 
 /// A duration for people, in its two largest units: `24h`, `1h30m`, `250ms`.
@@ -230,61 +170,4 @@ pub fn span_text(span: Duration) -> String {
     };
     let used = parts.into_iter().skip_while(|(count, _)| *count == 0).take(2).filter(|(count, _)| *count > 0);
     used.map(|(count, unit)| format!("{count}{unit}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rollout::criterion::parse;
-
-    fn stage(min_hours: u64, max_hours: Option<u64>) -> Stage {
-        let hours = |hours: u64| Duration::from_secs(hours * 3600);
-        Stage {
-            name: "one".into(),
-            weight: Weight::ZERO,
-            shadow: None,
-            min_duration: hours(min_hours),
-            max_duration: max_hours.map(hours),
-            cohorts: Vec::new(),
-            after: None,
-            gates: vec![
-                Gate { criterion: parse("error_rate < 1%").unwrap(), span: Span::Stage, min_requests: 100_000 },
-                Gate {
-                    criterion: parse("p95 < 1s").unwrap(),
-                    span: Span::Last(Duration::from_secs(60)),
-                    min_requests: 3,
-                },
-            ],
-            approval: false,
-            capture_baseline: false,
-        }
-    }
-
-    #[test]
-    fn a_scale_divides_times_down_to_what_can_be_measured() {
-        let trigger = Trigger {
-            name: "errors".into(),
-            criterion: parse("error_rate > 5%").unwrap(),
-            held_for: Duration::from_secs(300),
-            action: Action::Rollback,
-            dry_run: false,
-            rollout: None,
-            window: Duration::from_secs(60),
-            min_requests: 40,
-            spares_both: false,
-        };
-        let plan = Stages { list: vec![stage(24, Some(25)), stage(0, None)], triggers: vec![trigger], autostart: true };
-        let fast = plan.scaled(600);
-        assert_eq!(fast.list[0].min_duration, Duration::from_secs(144));
-        assert_eq!(fast.triggers[0].held_for, Duration::from_millis(500));
-        assert_eq!((fast.triggers[0].window, fast.triggers[0].min_requests), (Duration::from_secs(2), 10));
-        assert_eq!(fast.list[0].gates[0].min_requests, 166);
-        assert_eq!((fast.list[0].gates[1].span, fast.list[0].gates[1].min_requests), (Span::Last(WINDOW_MIN), 3));
-        assert_eq!(fast.list[0].max_duration, Some(Duration::from_secs(150)));
-        assert_eq!(fast.list[1].min_duration, Duration::ZERO, "nothing grows");
-        assert_eq!(plan.scaled(1), plan);
-        let extreme = plan.scaled(1_000_000);
-        assert_eq!(extreme.list[0].max_duration, Some(Duration::from_millis(3200)), "there is time to pass");
-        assert_eq!(extreme.triggers[0].held_for, HELD_FOR_MIN);
-    }
 }

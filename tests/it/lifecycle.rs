@@ -14,13 +14,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use weir::cli::serve::{Options, start};
+use weir::rollout::scale::TimeScale;
 
 const UNIT: &[(&str, &str)] = &[("x-user-id", "u")];
 
 /// Starts a weir that must refuse to start; what it says.
 async fn refused(folder: &Path, config: &impl Display) -> String {
     std::fs::write(folder.join("weir.toml"), config.to_string()).expect("the folder is ours");
-    let options = Options { config: folder.join("weir.toml"), environment: Vec::new(), signals: false };
+    let options = Options {
+        config: folder.join("weir.toml"),
+        environment: Vec::new(),
+        signals: false,
+        time_scale: TimeScale::default(),
+    };
     let started = tokio::task::spawn_blocking(move || start(options).map(|running| running.stop()));
     let started = soon("a start's end", started).await.expect("a start does not panic");
     started.expect_err("it started").to_string()

@@ -34,6 +34,7 @@ mod queries;
 mod reasons;
 mod refusals;
 mod reload;
+mod scale;
 mod signals;
 mod stalls;
 mod sticky;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use weir::clock::Time;
-use weir::rollout::breaker::{COOLDOWN_MAX, Cause, Rules, STEADY_COOLDOWNS, State, Trip, Turn};
+use weir::rollout::breaker::{Cause, Rules, STEADY_COOLDOWNS, State, Trip, Turn};
 
 /// The judge of one history.
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ impl Oracle {
         assert_eq!(trip.cooldown.is_none(), trip.rolled_back, "{trip:?}");
         self.latched = trip.rolled_back;
         let Some(cooldown) = trip.cooldown else { return };
-        let most = COOLDOWN_MAX.max(rules.cooldown);
+        let most = rules.cooldown_max.max(rules.cooldown);
         match &self.last {
             None => assert_eq!(cooldown, rules.cooldown, "the first one"),
             Some(last) => {

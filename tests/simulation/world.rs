@@ -10,7 +10,9 @@ use weir::clock::Time;
 use weir::latch::{Guard, Latch, UnitMark};
 use weir::rollout::Arm;
 use weir::rollout::assign::{Decision, Phase, Reason, Split, Switches, UnitAsker, decide};
-use weir::rollout::breaker::{Breaker, LatencyRule, Measured, NoAnswerRule, RateRule, Rules, Saved, State, Turn};
+use weir::rollout::breaker::{
+    Breaker, COOLDOWN_MAX, LatencyRule, Measured, NoAnswerRule, RateRule, Rules, Saved, State, Turn,
+};
 use weir::rollout::bucket::{Bucketer, Weight};
 use weir::rollout::cohort::{Cohort, UserSet};
 
@@ -462,6 +464,7 @@ fn rules(rng: &mut fastrand::Rng, kind: Kind) -> Rules {
         min_units: rng.u32(1..6),
         max_unit_share: percent(*rng.choice(&[1, 25, 50, 100]).expect("there are some")),
         cooldown: cooldown(rng),
+        cooldown_max: COOLDOWN_MAX,
         probe: percent(*rng.choice(&[1, 10, 50, 100]).expect("there are some")),
         max_trips: rng.u32(..5),
         spares_both: alike || rng.u8(..4) > 0,

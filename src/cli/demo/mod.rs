@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::control::{Denied, Handle, Origin};
 use crate::rollout::bucket::Weight;
 use crate::rollout::report::RolloutReport;
+use crate::rollout::scale::TimeScale;
 use place::Place;
 use screen::{Key, Screen};
 use std::time::Duration;
@@ -40,7 +41,8 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Demo) -> Outcome 
     };
     let place = Place::make(legacy.address, new.address).map_err(|error| failed("its folder", &error))?;
     // The person's own WEIR__ variables are about another config.
-    let options = Options { config: place.config(), environment: Vec::new(), signals: false };
+    let time_scale = TimeScale::default();
+    let options = Options { config: place.config(), environment: Vec::new(), signals: false, time_scale };
     let running = start(options).map_err(|error| failed("its proxy", &error))?;
 
     let shown = runtime.block_on(show(console, global, arguments, &running, &new));

@@ -196,6 +196,7 @@ mod tests {
     use super::*;
     use crate::rollout::bucket::Weight;
     use crate::rollout::report::State;
+    use crate::rollout::scale::TimeScale;
 
     fn view() -> View {
         let arm = |requests, errors, p50: f64| ArmReport {
@@ -224,6 +225,7 @@ mod tests {
             breaker: None,
             arms: [arm(1500, 0, 10.0), arm(500, 250, 5.0)],
             cohorts: Vec::new(),
+            time_scale: TimeScale::default(),
             generation: 1,
         };
         View {

@@ -1,7 +1,7 @@
 //! The breaker's section: defaults, switches, bounds, and what they come to in words.
 
 use super::*;
-use crate::rollout::breaker::{LatencyRule, NoAnswerRule, RateRule, Rules};
+use crate::rollout::breaker::{COOLDOWN_MAX, LatencyRule, NoAnswerRule, RateRule, Rules};
 use crate::snapshot::Fallback;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ fn a_rollout_that_says_nothing_has_the_breaker_of_the_contract() {
         min_units: 3,
         max_unit_share: percent(25),
         cooldown: Duration::from_secs(30),
+        cooldown_max: COOLDOWN_MAX,
         probe: percent(1),
         max_trips: 3,
         spares_both: true,

@@ -5,7 +5,7 @@ use super::super::inbox::Command;
 use super::super::probe::UpstreamReport;
 use super::super::reload::Asker;
 use super::super::signals;
-use super::{Denied, Supervisor};
+use super::{Denied, Supervisor, scaling};
 use crate::clock::Time;
 use crate::rollout::bucket::Weight;
 use crate::rollout::engine::Input;
@@ -102,6 +102,7 @@ impl Supervisor {
             triggers: standing.trigger_reports(),
             arms: self.collector.arms(&self.publisher.registry, &plan.name, window, now),
             cohorts: plan.cohorts.iter().map(cohort).collect(),
+            time_scale: self.time_scale,
             generation: self.publisher.generation(),
         }
     }
@@ -138,6 +139,7 @@ impl Supervisor {
     fn details(&self) -> Vec<String> {
         let notes = &self.notes;
         let mut details = Vec::new();
+        details.extend(scaling::told(self.time_scale));
         let held = self.engine.standings().any(|standing| standing.saved.held);
         details.extend(notes.lost.clone().filter(|_| held));
         if let Some(first) = notes.refused.as_ref().and_then(|problems| problems.first()) {

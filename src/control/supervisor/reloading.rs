@@ -2,7 +2,7 @@
 //! names it needs are known.
 
 use super::super::Reloaded;
-use super::{Denied, FORGET_AFTER, Supervisor};
+use super::{Denied, FORGET_AFTER, Supervisor, scaling};
 use crate::config::Loaded;
 use crate::config::change::{self, Change};
 use crate::rollout::engine::{Input, Record, Refused};
@@ -44,7 +44,7 @@ impl Supervisor {
     fn apply(&mut self, loaded: Loaded, change: Change) {
         let origin = self.reloader.origin();
         let exposes = change::may_expose(&self.config, &loaded.config);
-        let next = Arc::new(change::without_restart(&self.config, loaded.config));
+        let next = Arc::new(scaling::config(change::without_restart(&self.config, loaded.config), self.time_scale));
         let before = std::mem::replace(&mut self.config, next);
         let changes: Vec<String> =
             change.lines.into_iter().chain(change.moves.iter().map(ToString::to_string)).collect();

@@ -11,7 +11,7 @@
 //!
 //! Every change of state begins with empty windows: what tripped it once cannot trip it again.
 //!
-//! **Flapping** is bounded: each trip doubles the cooldown up to `COOLDOWN_MAX`, and only a time in the closed state that
+//! **Flapping** is bounded: each trip doubles the cooldown up to `cooldown_max`, and only a time in the closed state that
 //! is `STEADY_COOLDOWNS` times the last cooldown takes one doubling back. So a canary that recovers and fails again in a
 //! rhythm trips at most once in such a time. Trips do not wear off: `max_trips` counts since the last revival.
 //!
@@ -22,7 +22,7 @@ use super::ring::{More, Ring, Share};
 use super::turn::{Saved, Trip, Turn};
 use super::waiting::{Reading, Waiting};
 use super::words::{Noun, Span};
-use super::{COOLDOWN_MAX, Cause, Happened, Measured, Rules, State};
+use super::{Cause, Happened, Measured, Rules, State};
 use crate::clock::Time;
 use crate::rollout::bucket::Weight;
 use crate::rollout::outcome::CodeClass;
@@ -48,7 +48,7 @@ const SUCCESSES_MAX: u32 = 10;
 const SUCCESSES: u32 = 5;
 /// The share of failures from which stable may count as sick.
 const SICK_PPM: u32 = 50_000;
-/// Growth of the cooldown beyond which nothing is counted; 2^31 of any cooldown is far beyond `COOLDOWN_MAX`.
+/// Growth of the cooldown beyond which nothing is counted; 2^31 of any cooldown is far beyond any maximum.
 const LEVEL_MAX: u32 = 32;
 
 /// The breaker of one rollout.
@@ -434,7 +434,7 @@ impl Breaker {
     fn cooldown(&self) -> Duration {
         let plain = self.rules.cooldown;
         let grown = plain.saturating_mul(1 << self.saved.level.saturating_sub(1).min(LEVEL_MAX - 1));
-        grown.min(COOLDOWN_MAX.max(plain))
+        grown.min(self.rules.cooldown_max.max(plain))
     }
 }
 

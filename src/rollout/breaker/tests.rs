@@ -27,6 +27,7 @@ pub fn rules() -> Rules {
         min_units: 3,
         max_unit_share: percent(25),
         cooldown: Duration::from_secs(30),
+        cooldown_max: COOLDOWN_MAX,
         probe: percent(1),
         max_trips: 3,
         spares_both: true,

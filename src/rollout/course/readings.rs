@@ -1,7 +1,8 @@
 //! Everything a course needs to know at one moment, as plain data: what its criteria ask for, what was measured, what was
 //! recorded when stages ended.
 
-use super::{Measurements, RECHECK_AFTER, STABLE_SICK};
+use super::Measurements;
+use super::recheck::{STABLE_SICK, recheck_after};
 use crate::rollout::Arm;
 use crate::rollout::criterion::{Criterion, Filter, Metric, Origin, Quantile, Reading, Sample, parse};
 use crate::rollout::stages::{Span, Stages};
@@ -119,7 +120,7 @@ pub fn asks(stages: &Stages, stage: Option<&str>, went_back: bool) -> Vec<(Span,
         ask(trigger.span(went_back), &trigger.criterion, trigger.spares_both);
     }
     if let Ok(sick) = parse(STABLE_SICK) {
-        ask(Span::Last(RECHECK_AFTER), &sick, false);
+        ask(Span::Last(recheck_after(stages)), &sick, false);
     }
     asked
 }

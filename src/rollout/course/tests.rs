@@ -48,7 +48,7 @@ struct World {
 impl World {
     fn new(stages: Vec<Stage>, triggers: Vec<Trigger>) -> World {
         World {
-            stages: Stages { list: stages, triggers, autostart: true },
+            stages: Stages { list: stages, triggers, autostart: true, ..Stages::default() },
             progress: Progress::default(),
             course: Course::default(),
             numbers: Numbers::default(),

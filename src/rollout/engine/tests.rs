@@ -117,6 +117,17 @@ fn a_set_weight_holds_until_the_files_value_changes() {
 }
 
 #[test]
+fn a_plan_begins_also_without_a_breaker_and_without_a_past() {
+    let staged = staged(plan("chat", 1_000_000));
+    let stages = Stages { autostart: true, ..staged.stages };
+    let mut world = World::of([Plan { breaker: None, stages, ..staged }]);
+    let (wall, readings, record) = (Wall::default(), Readings::default(), Captured::default());
+    world.send(Input::Watched { rollout: "chat".into(), wall, readings, record }).unwrap();
+    assert_eq!(world.weight("chat"), 100_000);
+    assert_eq!(world.last().kind, Kind::Stage);
+}
+
+#[test]
 fn a_set_weight_outlives_a_restart_but_not_another_value_in_the_file() {
     let mut world = World::of([plan("chat", 100_000)]);
     world.send(set(0)).unwrap();

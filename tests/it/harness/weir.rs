@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
 use weir::cli::serve::{Options, Running, start};
+use weir::rollout::scale::TimeScale;
 
 /// A running weir.
 pub struct Weir {
@@ -36,7 +37,13 @@ impl Weir {
 
     /// Starts one from what the folder holds, with environment variables.
     pub async fn start_with(folder: Arc<TempDir>, environment: Vec<(String, String)>) -> Weir {
-        let options = Options { config: folder.path().join("weir.toml"), environment, signals: false };
+        Weir::start_scaled(folder, environment, 1).await
+    }
+
+    /// As `start_with`, its plans that many times as fast as written.
+    pub async fn start_scaled(folder: Arc<TempDir>, environment: Vec<(String, String)>, factor: u32) -> Weir {
+        let time_scale = TimeScale::new(factor).expect("a factor of the contract");
+        let options = Options { config: folder.path().join("weir.toml"), environment, signals: false, time_scale };
         // It may block and may make runtimes of its own, which a thread of this runtime must not.
         let started = tokio::task::spawn_blocking(move || start(options).map_err(|problem| problem.to_string()));
         let running = soon("a start", started).await.expect("a start does not panic");

@@ -9,6 +9,7 @@ use crate::config::raw;
 use crate::config::tree::{Place, quoted};
 use crate::config::units::print_span;
 use crate::rollout::bucket::Weight;
+use crate::rollout::scale::TimeScale;
 use crate::rollout::stages::{Action, After, Gate, Span, Stage, Stages, Trigger};
 use criteria::{Around, Use};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub fn stages(key: &str, name: &str, raw: &raw::Rollout, root: &raw::Root, conte
         list: Vec::new(),
         triggers: Vec::new(),
         autostart: raw.autostart.as_ref().is_none_or(|autostart| autostart.value),
+        scale: TimeScale::default(),
     };
     if let Some(list) = &raw.stages {
         super::at_most(&format!("{key}.stages"), list.value.len(), STAGES_MAX, list.place, context);

@@ -39,6 +39,7 @@ fn rules(key: &str, raw: &raw::Breaker, context: &mut Context<'_, '_>) -> Rules 
         min_units: reader.count("min_units", &raw.min_units, 3, 1..=MIN_UNITS_MAX),
         max_unit_share: reader.share("max_unit_share", &raw.max_unit_share, percent(25)),
         cooldown: reader.span("cooldown", &raw.cooldown, COOLDOWN, COOLDOWN_MIN, COOLDOWN_MAX),
+        cooldown_max: COOLDOWN_MAX,
         probe: reader.share("probe", &raw.probe, percent(1)),
         max_trips: reader.count("max_trips", &raw.max_trips, 3, 0..=TRIPS_MAX),
         spares_both: raw.both_arms.as_ref().is_none_or(|spot| spot.value == raw::BothArms::Alert),

@@ -1,7 +1,7 @@
 //! What becomes of a rollout when its breaker turns: order of effects, record, revival, restart, reload.
 
 use super::*;
-use crate::rollout::breaker::{Happened, Measured, Rules, State as Circuit};
+use crate::rollout::breaker::{COOLDOWN_MAX, Happened, Measured, Rules, State as Circuit};
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::window::Counts;
 use std::time::Duration;
@@ -18,6 +18,7 @@ fn watched() -> Plan {
         min_units: 3,
         max_unit_share: ppm(250_000),
         cooldown: COOLDOWN,
+        cooldown_max: COOLDOWN_MAX,
         probe: ppm(10_000),
         max_trips: 3,
         spares_both: true,

@@ -20,7 +20,7 @@ fn ramp(name: &str) -> Plan {
         capture_baseline: false,
     };
     let list = vec![stage("ten", 100_000, &["friends"]), stage("fifty", 500_000, &[])];
-    let stages = Stages { list, triggers: Vec::new(), autostart: true };
+    let stages = Stages { list, autostart: true, ..Stages::default() };
     Plan { stages, cohorts: vec![cohort("friends")], ..plan(name, 1_000_000) }
 }
 
