@@ -74,6 +74,7 @@ const HOMES: &[(&str, &[&str], &[&str])] = &[
             "src/control/store",
             "src/control/exposition.rs",
             "src/control/query/",
+            "src/control/notify/",
             "src/admin/",
             "src/cli/",
             "src/proxy/access.rs",

@@ -1,8 +1,8 @@
 //! What a config means, in words and aligned columns: the text of `weir check`.
 
 use super::model::{
-    AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, HealthCheck, LogTarget, QueryConfig, RolloutConfig,
-    RouteConfig, UpstreamConfig,
+    AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, HealthCheck, LogTarget, NotifyConfig, QueryConfig,
+    RolloutConfig, RouteConfig, UpstreamConfig,
 };
 use super::units::{print_share, print_span};
 use crate::rollout::Arm;
@@ -23,6 +23,7 @@ pub fn describe(config: &Config) -> String {
         ("routes", routes(config)),
         ("signals", signals(config)),
         ("queries", queries(config)),
+        ("told", notify(config)),
     ];
     for (title, rows) in sections.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         let _ = writeln!(text, "\n{title}");
@@ -142,6 +143,21 @@ fn queries(config: &Config) -> Vec<Vec<String>> {
         vec![query.name.to_string(), query.server.authority.to_string(), query.expr.clone(), times]
     };
     config.queries.iter().map(row).collect()
+}
+
+/// Who is told of what.
+fn notify(config: &Config) -> Vec<Vec<String>> {
+    let row = |target: &NotifyConfig| {
+        let events = match target.events.len() {
+            EVENTS_ALL => "of everything".to_owned(),
+            _ => format!("of {}", target.events.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(", ")),
+        };
+        let rollouts = target.rollouts.as_ref().map_or("all rollouts".to_owned(), |names| names.join(", "));
+        let name = if target.key.starts_with("name ") { &*target.name } else { "" };
+        let to = format!("{} {}", target.kind.word(), target.server.authority);
+        vec![name.to_owned(), to, events, rollouts]
+    };
+    config.notify.iter().map(row).collect()
 }
 
 /// What is asked of each endpoint and what the answers mean.
@@ -392,3 +408,6 @@ fn table(rows: &[Vec<String>], text: &mut String) {
         let _ = writeln!(text, "{}", line.trim_end());
     }
 }
+
+/// Kinds of events that somebody can be told of.
+const EVENTS_ALL: usize = 12;

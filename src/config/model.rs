@@ -7,6 +7,7 @@ use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::UserSet;
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::Plan;
+use crate::rollout::report::Kind;
 use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, Secret, Signal, UnitSource};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
@@ -49,6 +50,8 @@ pub struct Config {
     pub signals: Vec<Signal>,
     /// Values read from Prometheus servers; their names differ.
     pub queries: Vec<QueryConfig>,
+    /// Who is told of what happens; their keys differ.
+    pub notify: Vec<NotifyConfig>,
     /// The config as a reader would write it: file and environment merged, paths absolute, secrets never contained.
     pub effective: serde_json::Value,
     /// SHA-256 of every file it was made from besides the config itself.
@@ -189,7 +192,7 @@ pub struct QueryConfig {
     /// Its name.
     pub name: Arc<str>,
     /// Who is asked.
-    pub server: QueryServer,
+    pub server: HttpServer,
     /// What is asked.
     pub expr: String,
     /// Time between two questions.
@@ -200,9 +203,52 @@ pub struct QueryConfig {
     pub max_age: Duration,
 }
 
-/// A Prometheus server. What may be secret in its URL is not shown.
+/// Who is told of what happens.
 #[derive(Clone, Debug)]
-pub struct QueryServer {
+pub struct NotifyConfig {
+    /// What messages call it.
+    pub name: Arc<str>,
+    /// By what it is known over restarts: its name, or else what its kind and address come to. No secret.
+    pub key: Arc<str>,
+    /// In which form it is told.
+    pub kind: NotifyKind,
+    /// Where; the path is the whole one.
+    pub server: HttpServer,
+    /// Of what.
+    pub events: Vec<Kind>,
+    /// Of which rollouts; none is all of them.
+    pub rollouts: Option<Vec<Arc<str>>>,
+    /// Time for one try.
+    pub timeout: Duration,
+    /// Age from which an event is not tried again.
+    pub max_age: Duration,
+}
+
+/// In which form somebody is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotifyKind {
+    /// A JSON object by POST.
+    Webhook,
+    /// A Slack webhook: text.
+    Slack,
+    /// An Alertmanager: alerts.
+    Alertmanager,
+}
+
+impl NotifyKind {
+    /// The word of the contract.
+    pub const fn word(self) -> &'static str {
+        match self {
+            NotifyKind::Webhook => "webhook",
+            NotifyKind::Slack => "slack",
+            NotifyKind::Alertmanager => "alertmanager",
+        }
+    }
+}
+
+/// An HTTP server that weir itself asks. What may be secret in its URL is not shown.
+#[derive(Clone, Debug)]
+pub struct HttpServer {
     /// `host:port`; all that messages may show.
     pub authority: Arc<str>,
     /// A name to be resolved, or an address without brackets.
@@ -211,12 +257,24 @@ pub struct QueryServer {
     pub port: u16,
     /// TLS with the system's authorities and the name it asks for, if the URL is `https://`.
     pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
-    /// The path before `/api/v1/query`, without a slash at its end.
+    /// The path of the URL; of a Prometheus server without a slash at its end.
     pub path: Secret,
     /// The parameters of the URL, without the question mark.
     pub parameters: Secret,
-    /// User and password of the URL as the value of `authorization`.
+    /// What goes into `authorization`: user and password of the URL, or a token.
     pub authorization: Option<Secret>,
+}
+
+impl HttpServer {
+    /// Whether both are asked at the same place in the same way.
+    pub fn is_same(&self, other: &HttpServer) -> bool {
+        let secrets = |of: &HttpServer| {
+            let authorization = of.authorization.as_ref().map(|secret| Arc::clone(&secret.0));
+            (Arc::clone(&of.path.0), Arc::clone(&of.parameters.0), authorization)
+        };
+        let place = |of: &HttpServer| (Arc::clone(&of.authority), of.tls.is_some());
+        place(self) == place(other) && secrets(self) == secrets(other)
+    }
 }
 
 /// One route.

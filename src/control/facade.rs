@@ -1,6 +1,8 @@
 //! Metrics of the control plane itself, through the `metrics` facade. It is slow and rare here; nothing on the request
 //! path may ever come this way.
 
+use super::notify::Count;
+use crate::config::NotifyKind;
 use crate::rollout::report::Kind;
 use crate::rollout::scale::TimeScale;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
@@ -22,6 +24,8 @@ impl Facade {
             describe_counter!("weir_audit_events_total", "Entries of the audit trail since the start, by kind.");
             describe_gauge!("weir_time_scale", "How many times as fast as written plans run (`serve --time-scale`).");
             gauge!("weir_time_scale").set(f64::from(time_scale.factor()));
+            let help = "Notifications, by form and what came of them; one that is tried again counts each time.";
+            describe_counter!("weir_notifications_total", help);
             for result in [OK, FAILED] {
                 counter!("weir_config_reloads_total", "result" => result).absolute(0);
             }
@@ -47,6 +51,22 @@ impl Facade {
     pub fn told(&self, kind: Kind) {
         with_local_recorder(&self.recorder, || {
             counter!("weir_audit_events_total", "kind" => kind.word()).increment(1);
+        });
+    }
+
+    /// Somebody is told in this form: its counters are there from the beginning.
+    pub fn notifies(&self, kind: NotifyKind) {
+        with_local_recorder(&self.recorder, || {
+            for result in Count::ALL {
+                counter!("weir_notifications_total", "kind" => kind.word(), "result" => result.word()).increment(0);
+            }
+        });
+    }
+
+    /// Something came of a notification.
+    pub fn notified(&self, kind: NotifyKind, result: Count) {
+        with_local_recorder(&self.recorder, || {
+            counter!("weir_notifications_total", "kind" => kind.word(), "result" => result.word()).increment(1);
         });
     }
 

@@ -1,5 +1,6 @@
 //! Everything that can happen to the control plane, as one enum, and the place where it arrives.
 
+use super::notify::Report;
 use super::probe::{Found, UpstreamReport};
 use super::reload::{Hands, Judged};
 use super::resolve::{ASK_EVERY, Answer};
@@ -53,6 +54,8 @@ pub enum Event {
     Looked { hands: Hands, changed: bool },
     /// The config was read.
     Read(Judged),
+    /// A target was told of something, or could not be.
+    Notified(Report),
     /// SIGHUP.
     Hangup,
     /// Time to read the tallies.
@@ -115,6 +118,11 @@ impl Inbox {
             _ = self.ask.tick() => Event::Ask,
             _ = self.retry.tick() => Event::Retry,
         }
+    }
+
+    /// The next event of the control plane's own tasks, and nothing else.
+    pub async fn next_own(&mut self) -> Option<Event> {
+        self.own.recv().await
     }
 
     /// The next answer to a lookup, and nothing else.

@@ -13,8 +13,10 @@ pub mod sources;
 pub mod store;
 
 mod facade;
+mod http;
 mod inbox;
 mod measure;
+mod notify;
 mod probe;
 mod publish;
 mod reload;

@@ -9,13 +9,13 @@ mod ask;
 #[cfg(test)]
 mod tests;
 
+use super::http::Lookups;
 use crate::clock::{Clock, Time};
-use crate::config::{QueryConfig, QueryServer};
+use crate::config::QueryConfig;
 use crate::rollout::criterion::Reading;
-use crate::snapshot::Secret;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -24,8 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub struct Queries {
     clock: Clock,
     asked: BTreeMap<Arc<str>, Asking>,
-    /// A lookup of a name blocks a thread; a resolver that hangs must not take them all.
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
 }
 
 /// One query and the task that asks it.
@@ -47,7 +46,7 @@ enum Latest {
 impl Queries {
     /// No queries yet.
     pub fn new(clock: Clock) -> Queries {
-        Queries { clock, asked: BTreeMap::new(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+        Queries { clock, asked: BTreeMap::new(), lookups: Lookups::new() }
     }
 
     /// Takes the queries of a config over: what has not changed goes on, the rest is asked anew. Must be called within a
@@ -84,7 +83,7 @@ impl Queries {
 
     fn begin(&self, config: QueryConfig) -> Asking {
         let (tell, latest) = watch::channel(Latest::Unasked);
-        let (clock, lookups, asked) = (self.clock.clone(), Arc::clone(&self.lookups), config.clone());
+        let (clock, lookups, asked) = (self.clock.clone(), self.lookups.another(), config.clone());
         let task = tokio::spawn(async move {
             let mut ticks = interval(asked.interval);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,13 +125,5 @@ fn say(name: &str, before: &Latest, now: &Latest) {
 /// Whether both ask the same thing in the same way.
 fn is_same(one: &QueryConfig, other: &QueryConfig) -> bool {
     let plain = |it: &QueryConfig| (it.expr.clone(), it.interval, it.timeout, it.max_age);
-    let server = |it: &QueryServer| {
-        let bytes = |secret: &Secret| secret.0.to_vec();
-        let secrets = [Some(bytes(&it.path)), Some(bytes(&it.parameters)), it.authorization.as_ref().map(bytes)];
-        (Arc::clone(&it.authority), it.tls.is_some(), secrets)
-    };
-    plain(one) == plain(other) && server(&one.server) == server(&other.server)
+    plain(one) == plain(other) && one.server.is_same(&other.server)
 }
-
-/// Lookups under way at once, for all queries.
-const LOOKUPS_MAX: usize = 4;

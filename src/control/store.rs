@@ -6,19 +6,23 @@
 
 mod audit;
 mod file;
+mod outbox;
 mod rollouts;
+mod unwritten;
 
 pub use audit::{Numbers, event};
 pub use file::{Identity, OpenError, Opened, beside, move_aside};
+pub use outbox::Told;
 
 use crate::clock::Wall;
 use crate::rollout::report::{Event, Kind, Origin};
 use crate::rollout::standing::Save;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use unwritten::Unwritten;
 
 /// The open database.
 #[derive(Debug)]
@@ -27,6 +31,10 @@ pub struct Store {
     path: PathBuf,
     identity: Identity,
     unwritten: Unwritten,
+    /// The last id that an entry of the trail got, written or not.
+    last_id: u64,
+    /// See `given`.
+    given: Range<u64>,
 }
 
 /// An entry of the audit trail before it has an id.
@@ -46,6 +54,10 @@ pub struct NewEvent {
     pub new: String,
     /// JSON text of an object, or `null`.
     pub numbers: String,
+    /// Tells it from every other event, those of other processes and of a state that was lost included.
+    pub key: u64,
+    /// The keys of the targets that are to be told of it.
+    pub tell: Vec<Arc<str>>,
 }
 
 /// Why a record was not written; worth trying again.
@@ -92,11 +104,19 @@ impl Store {
     pub fn write(&mut self, saves: &[Save], events: &[NewEvent], first: bool) -> Result<(), WriteError> {
         let result = self.write_all(saves, events);
         match result {
-            Ok(()) => self.unwritten = Unwritten::default(),
-            Err(_) if first => {}
-            Err(_) => self.unwritten.keep(saves, events),
+            Ok(()) => {}
+            Err(_) if first => self.given = 0..0,
+            Err(_) => {
+                self.given = self.unwritten.keep(saves, events, self.last_id + 1);
+                self.last_id = self.last_id.max(self.given.end.saturating_sub(1));
+            }
         }
         result
+    }
+
+    /// The ids of the entries of the last `write`, in their order; none if they were not kept.
+    pub fn given(&self) -> Range<u64> {
+        self.given.clone()
     }
 
     /// Tries to write what is unwritten; with nothing of that kind, whether anything can be written.
@@ -104,9 +124,7 @@ impl Store {
     /// # Errors
     /// `WriteError` if it still cannot be written.
     pub fn retry(&mut self) -> Result<(), WriteError> {
-        self.write_all(&[], &[])?;
-        self.unwritten = Unwritten::default();
-        Ok(())
+        self.write_all(&[], &[])
     }
 
     /// Whether something waits to be written.
@@ -114,7 +132,8 @@ impl Store {
         !self.unwritten.is_empty()
     }
 
-    /// The audit trail after event `since`, oldest first, at most `limit`; with the id to ask from next.
+    /// The audit trail after event `since`, oldest first, at most `limit`; with the id to ask from next. What could not be
+    /// written yet is part of it.
     ///
     /// # Errors
     /// Whatever SQLite says.
@@ -123,8 +142,11 @@ impl Store {
                    FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
         let since_id = i64::try_from(since).unwrap_or(i64::MAX);
-        let limit = i64::try_from(limit.min(EVENTS_PAGE_MAX)).unwrap_or(i64::MAX);
-        let events = statement.query_map(params![since_id, limit], event_of)?.collect::<Result<Vec<Event>, _>>()?;
+        let limit = limit.min(EVENTS_PAGE_MAX);
+        let rows = statement.query_map(params![since_id, i64::try_from(limit).unwrap_or(i64::MAX)], event_of)?;
+        let mut events = rows.collect::<Result<Vec<Event>, _>>()?;
+        let room = limit.saturating_sub(events.len());
+        events.extend(self.unwritten.events_after(since).take(room));
         let next = events.last().map_or(since, |event| event.id);
         Ok((events, next))
     }
@@ -139,11 +161,22 @@ impl Store {
         for save in self.unwritten.saves.values().chain(saves) {
             write_save(&transaction, save)?;
         }
-        for event in self.unwritten.events.iter().chain(events) {
-            write_event(&transaction, event)?;
+        outbox::retain(&transaction, self.unwritten.targets.as_deref())?;
+        let mut last = last_id(&transaction)?;
+        for (id, event) in &self.unwritten.events {
+            // Another process that is just ending may have written meanwhile.
+            last = (last + 1).max(*id);
+            write_event(&transaction, last, event)?;
         }
-        trim_events(&transaction)?;
+        let first = last.max(self.last_id) + 1;
+        for (id, event) in (first..).zip(events) {
+            write_event(&transaction, id, event)?;
+        }
+        outbox::remove(&transaction, &self.unwritten.delivered)?;
+        let end = first + events.len() as u64;
+        trim_events(&transaction, end - 1)?;
         transaction.commit()?;
+        (self.unwritten, self.last_id, self.given) = (Unwritten::default(), end - 1, first..end);
         Ok(())
     }
 }
@@ -151,40 +184,7 @@ impl Store {
 /// Events that one question returns, at most.
 pub const EVENTS_PAGE_MAX: usize = 1000;
 /// Entries of the audit trail that are kept: years of careful work, or a month of a reload every half minute.
-const EVENTS_MAX: i64 = 100_000;
-/// Entries that wait for a disk that takes no writes; older ones are given up, state never.
-const EVENTS_UNWRITTEN_MAX: usize = 1000;
-
-/// What a save is about: a rollout, perhaps one of its cohorts, perhaps a unit of that.
-type SaveKey = (Arc<str>, Option<Arc<str>>, Option<Arc<str>>);
-
-/// What happened but could not be written yet; the last word on every piece of state.
-#[derive(Debug, Default)]
-struct Unwritten {
-    saves: BTreeMap<SaveKey, Save>,
-    events: VecDeque<NewEvent>,
-}
-
-impl Unwritten {
-    fn is_empty(&self) -> bool {
-        self.saves.is_empty() && self.events.is_empty()
-    }
-
-    fn keep(&mut self, saves: &[Save], events: &[NewEvent]) {
-        for save in saves {
-            let (cohort, unit) = match save {
-                Save::Rollout { .. } => (None, None),
-                Save::Captured { stage, .. } => (None, Some(Arc::clone(stage))),
-                Save::Cohort { cohort, .. } => (Some(Arc::clone(cohort)), None),
-                Save::Member { cohort, unit, .. } => (Some(Arc::clone(cohort)), Some(Arc::clone(unit))),
-            };
-            self.saves.insert((Arc::clone(save.rollout()), cohort, unit), save.clone());
-        }
-        self.events.extend(events.iter().cloned());
-        let too_many = self.events.len().saturating_sub(EVENTS_UNWRITTEN_MAX);
-        self.events.drain(..too_many);
-    }
-}
+const EVENTS_MAX: u64 = 100_000;
 
 fn write_save(transaction: &Transaction<'_>, save: &Save) -> Result<(), rusqlite::Error> {
     match save {
@@ -202,21 +202,30 @@ fn write_save(transaction: &Transaction<'_>, save: &Save) -> Result<(), rusqlite
     Ok(())
 }
 
-fn write_event(transaction: &Transaction<'_>, event: &NewEvent) -> Result<(), rusqlite::Error> {
-    let sql = "INSERT INTO events (time_ms, rollout, kind, actor, reason, old, new, numbers) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+fn write_event(transaction: &Transaction<'_>, id: u64, event: &NewEvent) -> Result<(), rusqlite::Error> {
+    let sql = "INSERT INTO events (id, time_ms, rollout, kind, actor, reason, old, new, numbers, key) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let id = i64::try_from(id).unwrap_or(i64::MAX);
     let time_ms = i64::try_from(event.time.as_millis()).unwrap_or(i64::MAX);
-    let NewEvent { rollout, kind, origin, old, new, numbers, .. } = event;
-    let values = params![time_ms, rollout, kind.word(), origin.actor, origin.reason, old, new, numbers];
+    let NewEvent { rollout, kind, origin, old, new, numbers, key, .. } = event;
+    let key = key.cast_signed();
+    let values = params![id, time_ms, rollout, kind.word(), origin.actor, origin.reason, old, new, numbers, key];
     transaction.prepare_cached(sql)?.execute(values)?;
-    Ok(())
+    outbox::add(transaction, id, &event.tell)
 }
 
-fn trim_events(transaction: &Transaction<'_>) -> Result<(), rusqlite::Error> {
-    let last: Option<i64> =
-        transaction.prepare_cached("SELECT max(id) FROM events")?.query_row([], |row| row.get(0)).optional()?.flatten();
-    if let Some(last) = last.filter(|last| *last > EVENTS_MAX) {
-        transaction.prepare_cached("DELETE FROM events WHERE id <= ?1")?.execute([last - EVENTS_MAX])?;
+/// The last id that was given to an entry, trimmed ones included.
+fn last_id(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
+    let last: Option<i64> = connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
+    Ok(last.and_then(|last| u64::try_from(last).ok()).unwrap_or(0))
+}
+
+fn trim_events(transaction: &Transaction<'_>, last: u64) -> Result<(), rusqlite::Error> {
+    let oldest = i64::try_from(last.saturating_sub(EVENTS_MAX)).unwrap_or(i64::MAX);
+    if oldest > 0 {
+        transaction.prepare_cached("DELETE FROM events WHERE id <= ?1")?.execute([oldest])?;
+        transaction.prepare_cached("DELETE FROM outbox WHERE event <= ?1")?.execute([oldest])?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use super::collect::{Collector, Names};
 use super::facade::Facade;
 use super::inbox::{Command, Event, Inbox};
 use super::measure::Measurer;
+use super::notify::Notifier;
 use super::own::Own;
 use super::probe::Prober;
 use super::publish::Publisher;
@@ -41,6 +42,7 @@ mod looking;
 mod reloading;
 mod sampling;
 mod scaling;
+mod telling;
 mod watching;
 
 /// What the control plane starts from.
@@ -152,6 +154,7 @@ struct Supervisor {
     collector: Collector,
     measurer: Measurer,
     queries: Queries,
+    notifier: Notifier,
     own: Own,
     resolver: Resolver,
     prober: Prober,
@@ -205,6 +208,7 @@ impl Supervisor {
             collector: Collector::default(),
             measurer: Measurer::default(),
             queries: Queries::new(clock.clone()),
+            notifier: Notifier::new(clock.clone(), events.clone()),
             own: Own::new(clock.now()),
             resolver: Resolver::new(answers),
             prober: Prober::start(events.clone())?,
@@ -226,6 +230,9 @@ impl Supervisor {
         // What is not known by then is published later, and its upstream has no endpoint until then.
         let _ = tokio::time::timeout(NAMES_WITHIN, supervisor.hear_names(&mut inbox)).await;
         supervisor.resume();
+        // Before anything can happen that somebody is to be told of.
+        supervisor.adopt_targets();
+        supervisor.go_on_telling();
         // The first effects set latches, publish and record what has happened already: nothing to be refused.
         let _ = supervisor.carry_out_effects();
         // Before the first request, so that every one of them is seen to start.
@@ -261,6 +268,7 @@ impl Supervisor {
                         self.collect();
                     }
                 }
+                Event::Notified(report) => self.notified(report),
                 Event::Looked { hands, changed } => self.reloader.looked(hands, changed),
                 Event::Read(judged) => {
                     let found = self.reloader.judged(judged);
@@ -282,6 +290,7 @@ impl Supervisor {
                 self.reloader.begin(in_force);
             }
         }
+        self.tell_the_rest(&mut inbox).await;
         let now = self.clock.now();
         self.collector.collect(&self.publisher.registry, now, true);
         self.keep_samples(now);
@@ -321,6 +330,7 @@ impl Supervisor {
                 Err(error) => self.notes.unwritten = Some(error.to_string()),
             }
         }
+        self.go_on_telling();
         self.tries = self.tries.wrapping_add(1);
         let reread = self.notes.refused.is_some() && self.tries.is_multiple_of(REREAD_EVERY_TRIES);
         if reread && !self.reloader.is_busy() {
@@ -384,11 +394,12 @@ impl Supervisor {
     /// Writes a record down. What happened already is kept for later if it cannot be written.
     fn record(&mut self, record: &Record) -> bool {
         let time = self.clock.wall();
-        let events: Vec<_> =
-            record.entries.iter().map(|entry| store::event(entry, time, &self.numbers(entry))).collect();
+        let event = |entry| store::event(entry, time, &self.numbers(entry), self.notifier.asked_by(entry));
+        let events: Vec<_> = record.entries.iter().map(event).collect();
         let result = self.store.write(&record.saves, &events, record.first);
         if result.is_ok() || !record.first {
             record.entries.iter().for_each(|entry| self.tell(entry));
+            self.told(&events);
         }
         match result {
             Ok(()) => self.notes.unwritten = None,

@@ -101,6 +101,8 @@ pub struct Turn {
     pub progress: Progress,
     /// Why, with numbers.
     pub reason: String,
+    /// How far back it goes, if it does.
+    pub to: Option<Back>,
     /// The trigger that caused it.
     pub trigger: Option<Arc<str>>,
     /// A stage that ended forwards: both arms are to be recorded under its name.
@@ -417,7 +419,7 @@ impl Ground<'_> {
             Kind::Stage | Kind::Complete => Progress { reason: None, ..progress },
             _ => Progress { reason: Some(reason.clone()), ..progress },
         };
-        Turn { kind, progress, reason, trigger: None, ended: None, acts_on: None }
+        Turn { kind, progress, reason, to: None, trigger: None, ended: None, acts_on: None }
     }
 
     /// The stage at that place begins.
@@ -457,7 +459,11 @@ impl Ground<'_> {
     /// Everything to stable until somebody revives it.
     fn backwards_to_stable(&self, reason: String) -> Turn {
         let progress = Progress { state: State::RolledBack, share: None, approved: false, ..self.progress.clone() };
-        self.turn(Kind::Rollback, progress, reason)
+        self.backwards(Back::Stable, progress, reason)
+    }
+
+    fn backwards(&self, to: Back, progress: Progress, reason: String) -> Turn {
+        Turn { to: Some(to), ..self.turn(Kind::Rollback, progress, reason) }
     }
 
     /// To the start of the stage before; from the first one to stable. The second time from the same stage it also pauses,
@@ -472,14 +478,14 @@ impl Ground<'_> {
         for ended in self.stages.list.iter().skip(before) {
             progress.finished.remove(&ended.name);
         }
-        self.turn(Kind::Rollback, progress, reason)
+        self.backwards(Back::Previous, progress, reason)
     }
 
     /// Half the weight in force, and a pause.
     fn halved(&self, reason: String) -> Turn {
         let half = Weight::from_ppm(self.weight().ppm() / 2).unwrap_or(Weight::ZERO);
         let progress = Progress { state: State::Paused, share: Some(half), ..self.progress.clone() };
-        self.turn(Kind::Rollback, progress, reason)
+        self.backwards(Back::Half, progress, reason)
     }
 
     fn paused(&self, reason: String) -> Turn {

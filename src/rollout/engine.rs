@@ -255,7 +255,8 @@ impl Engine {
                 let mut step = step::adoption(&self.plans, &self.states, plans, &origin);
                 step.exposes |= exposes;
                 let new = Facts::Reload { changes, needs_restart };
-                step.entries.push(Entry { rollout: None, kind: Kind::Reload, origin, old: Facts::None, new });
+                let (rollout, old) = (None, Facts::None);
+                step.entries.push(Entry { rollout, kind: Kind::Reload, origin, old, new, to: None, trigger: None });
                 step
             }
             Input::SetWeight { rollout, weight, force, origin } => {

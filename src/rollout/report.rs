@@ -3,6 +3,7 @@
 
 use super::breaker;
 use super::bucket::Weight;
+use super::course::Back;
 use super::scale::TimeScale;
 use crate::clock::Wall;
 use std::sync::Arc;
@@ -375,6 +376,10 @@ pub struct Entry {
     pub old: Facts,
     /// What it is now.
     pub new: Facts,
+    /// How far back it went, if it did.
+    pub to: Option<Back>,
+    /// The trigger that fired, if one did.
+    pub trigger: Option<Arc<str>>,
 }
 
 /// One entry of the audit trail.

@@ -155,6 +155,8 @@ pub fn cohort(standing: &Standing<'_>, cohort: &str, kill: bool, origin: Origin)
         origin,
         old: facts(killed),
         new: facts(kill),
+        to: None,
+        trigger: None,
     };
     let (rollout, cohort) = (Arc::clone(&standing.plan.name), Arc::clone(&plan.name));
     Ok(Step {
@@ -204,6 +206,8 @@ pub fn members(
         origin,
         old: facts(added, removed),
         new: facts(added_new, removed_new),
+        to: None,
+        trigger: None,
     };
     let save = |(unit, present): (&str, bool)| Save::Member {
         rollout: Arc::clone(&standing.plan.name),
@@ -307,6 +311,8 @@ pub fn hold(step: &mut Step) {
             origin: Origin { actor: "weir".into(), reason: UNREADABLE.into() },
             old: Facts::None,
             new: Standing { saved: &saved, ..Standing::of(plan, None) }.facts(),
+            to: None,
+            trigger: None,
         });
         step.saves.push(Save::Rollout { rollout: Arc::clone(&plan.name), saved });
     }
@@ -316,7 +322,15 @@ pub fn hold(step: &mut Step) {
 fn standing_step(old: &Standing<'_>, saved: SavedRollout, kind: Kind, origin: Origin) -> Step {
     let rollout = Arc::clone(&old.plan.name);
     let new = Standing { saved: &saved, ..*old };
-    let entry = Entry { rollout: Some(Arc::clone(&rollout)), kind, origin, old: old.facts(), new: new.facts() };
+    let entry = Entry {
+        rollout: Some(Arc::clone(&rollout)),
+        kind,
+        origin,
+        old: old.facts(),
+        new: new.facts(),
+        to: None,
+        trigger: None,
+    };
     Step {
         exposes: new.exposes_beyond(old),
         publishes: new.shows_otherwise(old),
@@ -332,7 +346,8 @@ fn tell_of_changes(entries: &mut Vec<Entry>, old: &Standing<'_>, new: &Standing<
     let origin = Origin { actor: origin.actor.clone(), reason };
     let rollout = Some(Arc::clone(&new.plan.name));
     let mut tell = |kind, old, new| {
-        entries.push(Entry { rollout: rollout.clone(), kind, origin: origin.clone(), old, new });
+        let (rollout, origin) = (rollout.clone(), origin.clone());
+        entries.push(Entry { rollout, kind, origin, old, new, to: None, trigger: None });
     };
     if old.killed() != new.killed() {
         tell(if new.killed() { Kind::Kill } else { Kind::Revive }, old.facts(), new.facts());
@@ -341,7 +356,7 @@ fn tell_of_changes(entries: &mut Vec<Entry>, old: &Standing<'_>, new: &Standing<
         tell(Kind::Recover, old.facts(), new.facts());
     }
     if old.state() != new.state() {
-        tell(if new.state() == State::Running { Kind::Resume } else { Kind::Pause }, old.facts(), new.facts());
+        tell(if new.serves() { Kind::Resume } else { Kind::Pause }, old.facts(), new.facts());
     } else if old.weight() != new.weight() {
         tell(Kind::Weight, old.facts(), new.facts());
     }

@@ -2,6 +2,7 @@
 //! onto the canary by it. It carries nothing out; the engine calls it after each look.
 
 use super::breaker::{self, Trip, Turn};
+use super::course::Back;
 use super::report::{Entry, Facts, Kind, Origin};
 use super::standing::{BOTH_ARMS, Save, SavedRollout, Standing};
 use super::step::Step;
@@ -42,6 +43,8 @@ fn told(turn: &Turn, old: &Standing<'_>, new: &Standing<'_>) -> Vec<Entry> {
         origin: Origin { actor: ACTOR.into(), reason: reason.to_owned() },
         old,
         new,
+        to: (kind == Kind::Rollback).then_some(Back::Stable),
+        trigger: None,
     };
     match turn {
         Turn::Trip(Trip { reason, rolled_back: true, .. }) => {

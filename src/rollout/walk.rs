@@ -33,6 +33,8 @@ pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
         origin: origin(turn.reason),
         old: old.facts(),
         new: new.facts(),
+        to: turn.to,
+        trigger: turn.trigger,
     }];
     let mut saves = Vec::new();
     if let Some(ended) = turn.ended {
@@ -45,6 +47,8 @@ pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
                 origin: origin(reason),
                 old: Facts::None,
                 new: Facts::None,
+                to: None,
+                trigger: None,
             });
             saves.push(Save::Captured { rollout: Arc::clone(&rollout), stage: "".into(), captured: captured.clone() });
         }
@@ -94,19 +98,20 @@ pub fn command(
     }
 }
 
-/// What another rollout's trigger makes of this one, as `looked` says it; nothing if it sends no traffic.
+/// What another rollout's trigger, which caused that turn, makes of this one, as `looked` says it; nothing if it sends no traffic.
 pub fn acted_on(
     old: &Standing<'_>,
     action: Action,
-    reason: &str,
+    cause: &Turn,
     wall: Wall,
     has_finished: &dyn Fn(&After) -> bool,
 ) -> (Step, Step) {
     let ground = old.ground(wall, has_finished);
-    match ground.serves() {
-        true => looked(old, vec![act(action, reason.to_owned(), &ground)], wall, has_finished),
-        false => (Step::default(), Step::default()),
+    if !ground.serves() {
+        return (Step::default(), Step::default());
     }
+    let turn = Turn { trigger: cause.trigger.clone(), ..act(action, cause.reason.clone(), &ground) };
+    looked(old, vec![turn], wall, has_finished)
 }
 
 /// The steps of the turns that a look brought, at most one of which moves the rollout: what happens at once, and what waits
@@ -119,12 +124,13 @@ pub fn looked(old: &Standing<'_>, turns: Vec<Turn>, wall: Wall, has_finished: &d
     let mut saved = old.saved.clone();
     for turn in turns {
         let present = Standing { saved: &saved, ..*old };
-        let back = (turn.kind == Kind::Rollback).then(|| format!("{} ({INSTEAD})", turn.reason));
+        let back =
+            (turn.kind == Kind::Rollback).then(|| (format!("{} ({INSTEAD})", turn.reason), turn.trigger.clone()));
         let mut step = turned(&present, turn, ACTOR);
         if step.exposes {
-            step.otherwise = back.map(|reason| {
+            step.otherwise = back.map(|(reason, trigger)| {
                 let turn = act(Action::Rollback, reason, &present.ground(wall, has_finished));
-                Box::new(turned(&present, turn, ACTOR))
+                Box::new(turned(&present, Turn { trigger, ..turn }, ACTOR))
             });
             waits = waits.and(step);
             continue;

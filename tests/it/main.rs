@@ -27,6 +27,7 @@ mod history;
 mod lasting;
 mod lifecycle;
 mod limits;
+mod notify;
 mod overload;
 mod process;
 mod protocols;

@@ -1,8 +1,7 @@
-//! Sections of the contract that this version reads and checks but does not carry out: shadow, plan and notifications, as
-//! they are written.
+//! The shadow, which this version reads and checks but does not carry out, and the plan, as they are written.
 
 use super::BothArms;
-use crate::config::decode::{Bytes, Decode, Path, Shape, Spot, Url, section, words};
+use crate::config::decode::{Bytes, Decode, Path, Shape, Spot, section, words};
 use crate::config::problem::Problems;
 use crate::config::tree::{Kind, Node};
 use crate::rollout::bucket::Weight;
@@ -171,59 +170,5 @@ words! {
         Pause = "pause",
         /// Tell somebody.
         Alert = "alert",
-    }
-}
-
-section! {
-    /// Who is told of what happens.
-    Notify {
-        /// How.
-        kind: [required] NotifyKind,
-        /// Where.
-        url: [required] Url,
-        /// Of what. Default: everything.
-        events: [optional] Vec<Spot<NotifyEvent>>,
-    }
-}
-
-words! {
-    /// How somebody is told.
-    NotifyKind {
-        /// JSON by POST.
-        Webhook = "webhook",
-        /// A Slack webhook.
-        Slack = "slack",
-        /// An Alertmanager.
-        Alertmanager = "alertmanager",
-    }
-}
-
-words! {
-    /// What somebody is told of.
-    NotifyEvent {
-        /// A stage began.
-        Stage = "stage",
-        /// A stage waits for approval.
-        Approval = "approval",
-        /// A trigger alerts.
-        Alert = "alert",
-        /// A rollout paused.
-        Pause = "pause",
-        /// It goes on.
-        Resume = "resume",
-        /// The breaker tripped.
-        Trip = "trip",
-        /// It closed.
-        Recover = "recover",
-        /// A rollout was rolled back.
-        Rollback = "rollback",
-        /// Stable is sick after a rollback.
-        Escalate = "escalate",
-        /// Somebody killed a rollout.
-        Kill = "kill",
-        /// Somebody revived it.
-        Revive = "revive",
-        /// A rollout is complete.
-        Complete = "complete",
     }
 }

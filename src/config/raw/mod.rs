@@ -6,6 +6,7 @@
 mod breaker;
 mod later;
 mod limits;
+mod notify;
 mod rollout;
 mod sources;
 mod traffic;
@@ -13,6 +14,7 @@ mod traffic;
 pub use breaker::*;
 pub use later::*;
 pub use limits::*;
+pub use notify::*;
 pub use rollout::*;
 pub use sources::*;
 pub use traffic::*;
@@ -55,7 +57,7 @@ section! {
         /// Values read from a Prometheus server.
         queries: [optional] Map<Query> = "{}",
         /// Who is told of what happens.
-        notify: [later "nobody is notified"] Vec<Spot<Notify>> = "[]",
+        notify: [optional] Vec<Spot<Notify>> = "[]",
     }
 }
 

@@ -7,6 +7,7 @@ mod forms;
 mod health;
 mod hostile;
 mod mistakes;
+mod notify;
 mod overrides;
 mod sources;
 mod tables;

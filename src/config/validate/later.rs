@@ -1,8 +1,8 @@
-//! Sections that this version does not carry out: their names and references are checked all the same, so that a plan
+//! The section that this version does not carry out: its names and references are checked all the same, so that a shadow
 //! written today is right when it is carried out.
 
 use super::{Context, names, routes};
-use crate::config::decode::{Map, Spot};
+use crate::config::decode::Map;
 use crate::config::raw;
 
 /// Reports what is wrong with them.
@@ -15,9 +15,6 @@ pub fn check(raw: &raw::Root, context: &mut Context<'_, '_>) {
         let Some(rollout) = &entry.value else { continue };
         let key = format!("rollouts.{}", entry.name);
         shadow(&key, rollout, context);
-    }
-    for (index, notify) in raw.notify.iter().flat_map(|notify| &notify.value).enumerate() {
-        url(&format!("notify[{index}].url"), notify.value.url.as_ref(), context);
     }
 }
 
@@ -32,15 +29,5 @@ fn shadow(key: &str, rollout: &raw::Rollout, context: &mut Context<'_, '_>) {
     }
     for spot in shadow.value.keep_headers.iter().flat_map(|headers| &headers.value) {
         names::header_name(&format!("{key}.shadow.keep_headers"), &spot.value, spot.place, context);
-    }
-}
-
-fn url(key: &str, spot: Option<&Spot<crate::config::decode::Url>>, context: &mut Context<'_, '_>) {
-    let Some(spot) = spot else { return };
-    let uri = spot.value.0.parse::<http::Uri>().ok();
-    let whole = uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-    if !whole {
-        let message = format!("{key}: expected an address such as \"https://example.com/hook\"");
-        context.problems.error(spot.place, message).without_excerpt();
     }
 }

@@ -8,9 +8,11 @@ mod health;
 mod later;
 mod listeners;
 mod names;
+mod notify;
 mod plan;
 mod rollouts;
 mod routes;
+mod server;
 mod sources;
 mod upstreams;
 
@@ -37,7 +39,9 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
     rollouts::timeouts(raw, &rollouts, &upstreams, context);
     let routes = routes::routes(raw, &rollouts, context);
     let signals = sources::signals(raw, &routes, context);
-    let queries = sources::queries(raw, context);
+    let mut https = None;
+    let queries = sources::queries(raw, &mut https, context);
+    let notify = notify::targets(raw, &mut https, context);
     later::check(raw, context);
     unused(raw, context);
     let state_dir = raw.state_dir.as_ref().map_or("weir-state", |path| &path.value.0);
@@ -56,6 +60,7 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
         rollouts,
         signals,
         queries,
+        notify,
         effective,
         digests: std::mem::take(&mut context.digests),
     }

@@ -1,6 +1,8 @@
 //! Queries against a scripted Prometheus server in this process. Tests wait for what the query's task says.
 
 use super::*;
+use crate::config::HttpServer;
+use crate::snapshot::Secret;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -79,8 +81,8 @@ impl Prometheus {
         *self.script.lock().unwrap() = script;
     }
 
-    fn server(&self) -> QueryServer {
-        QueryServer {
+    fn server(&self) -> HttpServer {
+        HttpServer {
             authority: format!("127.0.0.1:{}", self.port).into(),
             host: "127.0.0.1".into(),
             port: self.port,
@@ -210,7 +212,7 @@ async fn nobody_there_and_no_such_name_are_no_data() {
 #[tokio::test]
 async fn secrets_of_the_url_are_sent_and_never_said() {
     let server = Prometheus::start(scalar("1")).await;
-    let secrets = QueryServer {
+    let secrets = HttpServer {
         path: secret("/hidden"),
         parameters: secret("token=hush"),
         authorization: Some(secret("Basic c2VjcmV0")),
@@ -265,7 +267,7 @@ async fn a_server_over_tls_is_asked_only_if_its_certificate_is_trusted() {
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider));
         let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
         let tls = Some((Arc::new(config.with_no_client_auth()), ServerName::try_from("localhost").unwrap()));
-        QueryConfig { server: QueryServer { tls, ..server.server() }, ..server.query() }
+        QueryConfig { server: HttpServer { tls, ..server.server() }, ..server.query() }
     };
     let mut roots = RootCertStore::empty();
     roots.add(cert).unwrap();

@@ -16,16 +16,24 @@ pub enum Numbers {
     All(Vec<(Arc<str>, [ArmReport; 2])>),
 }
 
-/// The entry as it is kept, with the numbers of the moment.
-pub fn event(entry: &Entry, time: Wall, numbers: &Numbers) -> NewEvent {
+/// The entry as it is kept, with the numbers of the moment; `tell` are the targets that are to be told of it. How far back it
+/// went and by which trigger stands with what it is now.
+pub fn event(entry: &Entry, time: Wall, numbers: &Numbers, tell: Vec<Arc<str>>) -> NewEvent {
+    let mut new = facts(&entry.new);
+    if let Value::Object(new) = &mut new {
+        new.extend(entry.to.map(|to| ("to".to_owned(), Value::from(to.word()))));
+        new.extend(entry.trigger.as_ref().map(|trigger| ("trigger".to_owned(), Value::from(&**trigger))));
+    }
     NewEvent {
         time,
         rollout: entry.rollout.clone(),
         kind: entry.kind,
         origin: entry.origin.clone(),
         old: facts(&entry.old).to_string(),
-        new: facts(&entry.new).to_string(),
+        new: new.to_string(),
         numbers: json_of(numbers).to_string(),
+        key: fastrand::u64(..),
+        tell,
     }
 }
 
@@ -104,9 +112,12 @@ mod tests {
             origin: Origin { actor: "anna".into(), reason: "ramp".into() },
             old: standing(10),
             new: standing(20),
+            to: None,
+            trigger: None,
         };
         let arm = ArmReport { requests: 50, errors: 17, p95_ms: Some(1.5), ..ArmReport::default() };
-        let event = event(&entry, Wall::from_millis(5), &Numbers::One(Box::new([ArmReport::default(), arm])));
+        let numbers = Numbers::One(Box::new([ArmReport::default(), arm]));
+        let event = event(&entry, Wall::from_millis(5), &numbers, Vec::new());
         assert_eq!(event.new, r#"{"breaker":"open","killed":false,"stage":null,"state":"running","weight_ppm":20}"#);
         let numbers: Value = serde_json::from_str(&event.numbers).unwrap();
         assert_eq!(numbers["canary"]["error_rate"], 0.34);

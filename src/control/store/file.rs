@@ -4,7 +4,7 @@
 //! so that an empty or half-made file is never ours and always counts as lost. What is lost is moved aside, never
 //! deleted.
 
-use super::{Store, Unwritten, read_saves};
+use super::{Store, Unwritten, last_id, read_saves};
 use crate::clock::Wall;
 use crate::rollout::engine::Saved;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -125,7 +125,8 @@ fn opened(
         Err(error) => return Err(unwritable(error.to_string())),
     }
     connection.busy_timeout(BUSY_WHEN_SERVING).map_err(|error| unwritable(error.to_string()))?;
-    let store = Store { connection, path, identity, unwritten: Unwritten::default() };
+    let last_id = last_id(&connection).map_err(|error| unwritable(error.to_string()))?;
+    let store = Store { connection, path, identity, unwritten: Unwritten::default(), last_id, given: 0..0 };
     Ok(Opened { store, saved, moved })
 }
 
@@ -300,7 +301,7 @@ const FILE_NAME: &str = "weir.db";
 /// Says in the file's header whose it is: "weir" in ASCII.
 const APPLICATION_ID: i64 = 0x7765_6972;
 /// The version of `TABLES`.
-pub const SCHEMA: i64 = 3;
+pub const SCHEMA: i64 = 4;
 /// What leads from a version to the next, the first of them from version 1.
 const UPGRADES: [&str; SCHEMA as usize - 1] = [
     "
@@ -333,6 +334,17 @@ CREATE TABLE captures (
     PRIMARY KEY (rollout, stage)
 ) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 3;
+COMMIT;
+",
+    "
+BEGIN IMMEDIATE;
+ALTER TABLE events ADD COLUMN key INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE outbox (
+    target TEXT NOT NULL,
+    event INTEGER NOT NULL,
+    PRIMARY KEY (target, event)
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 4;
 COMMIT;
 ",
 ];
@@ -395,7 +407,13 @@ CREATE TABLE events (
     reason TEXT NOT NULL,
     old TEXT NOT NULL,
     new TEXT NOT NULL,
-    numbers TEXT NOT NULL
+    numbers TEXT NOT NULL,
+    key INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE TABLE outbox (
+    target TEXT NOT NULL,
+    event INTEGER NOT NULL,
+    PRIMARY KEY (target, event)
+) STRICT, WITHOUT ROWID;
 COMMIT;
 ";

@@ -74,6 +74,8 @@ fn event(reason: &str) -> NewEvent {
         old: "null".into(),
         new: "{}".into(),
         numbers: "{}".into(),
+        key: 7,
+        tell: Vec::new(),
     }
 }
 
@@ -241,7 +243,7 @@ fn a_database_of_the_first_version_is_read_with_its_breakers_closed() {
     for column in second.into_iter().chain(third) {
         older.execute_batch(&format!("ALTER TABLE rollouts DROP COLUMN {column}")).unwrap();
     }
-    older.execute_batch("DROP TABLE captures").unwrap();
+    older.execute_batch("DROP TABLE captures; DROP TABLE outbox; ALTER TABLE events DROP COLUMN key").unwrap();
     older.pragma_update(None, "user_version", 1).unwrap();
     drop(older);
     let closed = |save| match save {
@@ -331,11 +333,11 @@ fn a_database_that_was_replaced_is_not_written_to() {
 fn the_trail_keeps_the_latest_entries() {
     let folder = TempDir::new().unwrap();
     let mut store = open(folder.path()).store;
-    let newest = EVENTS_MAX * 2;
+    let newest = i64::try_from(EVENTS_MAX * 2).unwrap();
     store.connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?1)", [newest - 1]).unwrap();
     store
         .connection
-        .execute("INSERT INTO events VALUES (1, 0, NULL, 'kill', '', '', 'null', 'null', 'null')", [])
+        .execute("INSERT INTO events VALUES (1, 0, NULL, 'kill', '', '', 'null', 'null', 'null', 0)", [])
         .unwrap();
     store.write(&[], &[event("new")], true).unwrap();
     let (events, _) = store.events(0, 10).unwrap();

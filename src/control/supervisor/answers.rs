@@ -153,6 +153,7 @@ impl Supervisor {
             details.push(format!("only a restart applies: {}", notes.needs_restart.join(", ")));
         }
         details.extend(self.resolver.problems());
+        details.extend(self.notifier.problems());
         details
     }
 }

@@ -65,6 +65,7 @@ impl Supervisor {
             return self.refuse(vec![reason]);
         }
         self.resolver.adopt(&self.config.upstreams);
+        self.adopt_notify();
         self.forget_at.get_or_insert(self.clock.now() + FORGET_AFTER);
         self.facade.reloaded(true);
         for warning in &loaded.warnings {
@@ -98,6 +99,8 @@ impl Supervisor {
                 origin: self.reloader.origin(),
                 old: Facts::None,
                 new: Facts::Problems(problems.clone()),
+                to: None,
+                trigger: None,
             };
             self.record(&Record { first: false, saves: Vec::new(), entries: vec![entry] });
         }

@@ -47,6 +47,17 @@ pub enum Back {
     Half,
 }
 
+impl Back {
+    /// The word of the contract.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Back::Stable => "stable",
+            Back::Previous => "previous",
+            Back::Half => "half",
+        }
+    }
+}
+
 /// Why a person's wish is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied(pub String);

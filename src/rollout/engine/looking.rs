@@ -69,7 +69,7 @@ impl Engine {
             // The gravest comes first; what another trigger asks of the same rollout is asked again if it still holds.
             let Some(standing) = self.standing(other).filter(|_| !others.contains(other)) else { continue };
             others.push(Arc::clone(other));
-            let (now, later) = walk::acted_on(&standing, *action, &turn.reason, wall, &has_finished);
+            let (now, later) = walk::acted_on(&standing, *action, turn, wall, &has_finished);
             (at_once, waits) = (at_once.and(now), waits.and(later));
         }
         let (now_too, later) = walk::looked(&standing, turns, wall, &has_finished);

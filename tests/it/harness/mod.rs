@@ -7,6 +7,7 @@ pub mod chance;
 pub mod client;
 pub mod config;
 pub mod frames;
+pub mod hook;
 pub mod metrics;
 pub mod oracle;
 pub mod origin;
@@ -23,6 +24,7 @@ pub mod wire;
 
 pub use client::Client;
 pub use config::Config;
+pub use hook::Hook;
 pub use origin::Origin;
 pub use raw::RawClient;
 pub use relay::Relay;
