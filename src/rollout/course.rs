@@ -24,7 +24,7 @@ mod watched;
 pub use commands::{Back, Command, Denied};
 pub use readings::{Asked, Captured, Captures, Known, Readings, asks, records};
 pub use watched::{Alarm, Verdict, Watched, judge};
-use watched::{Over, evaluate};
+use watched::{Over, evaluate, unwatched};
 
 /// How far a rollout has got. Saved whole with every turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,14 +266,18 @@ impl Course {
         let mut due: Vec<(usize, String)> = Vec::new();
         for (index, trigger) in ground.stages.triggers.iter().enumerate() {
             let before = self.trigger(&trigger.name).cloned().unwrap_or_default();
-            let after = before.after(now, trigger, evaluate(trigger, self.went_back, measured));
+            let seen = match trigger.is_watched_in(ground.progress.stage.as_deref()) {
+                true => evaluate(trigger, self.went_back, measured),
+                false => unwatched(),
+            };
+            let after = before.after(now, trigger, seen);
             if after.alarm == Alarm::Firing && !after.acted {
                 due.push((index, after.evaluation.reason.clone()));
             }
             watched.push((Arc::clone(&trigger.name), after));
         }
         self.triggers = watched;
-        let order = |index: usize| ground.stages.triggers.get(index).map_or(u8::MAX, |trigger| gravity(trigger.action));
+        let order = |index: usize| ground.stages.triggers.get(index).map_or(u8::MAX, |trigger| trigger.action.rank());
         due.sort_by_key(|(index, _)| order(*index));
 
         let mut turns: Vec<Turn> = Vec::new();
@@ -535,15 +539,5 @@ pub fn act(action: Action, reason: String, ground: &Ground<'_>) -> Turn {
         Action::Pause if settled => ground.turn(Kind::Alert, ground.progress.clone(), reason),
         Action::Pause => ground.paused(reason),
         Action::Alert => ground.turn(Kind::Alert, ground.progress.clone(), reason),
-    }
-}
-
-const fn gravity(action: Action) -> u8 {
-    match action {
-        Action::Rollback => 0,
-        Action::Previous => 1,
-        Action::Half => 2,
-        Action::Pause => 3,
-        Action::Alert => 4,
     }
 }

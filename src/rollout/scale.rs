@@ -196,6 +196,7 @@ mod tests {
             window: seconds(window_s),
             min_requests,
             spares_both: false,
+            stages: Vec::new(),
         }
     }
 

@@ -119,6 +119,8 @@ pub struct Trigger {
     pub min_requests: u64,
     /// Whether the canary is spared while stable breaches the same limit.
     pub spares_both: bool,
+    /// The stages in which it is watched; none is all of them.
+    pub stages: Vec<Arc<str>>,
 }
 
 /// What a trigger does.
@@ -136,6 +138,13 @@ pub enum Action {
     Alert,
 }
 
+impl Trigger {
+    /// Whether it is watched in that stage.
+    pub fn is_watched_in(&self, stage: Option<&str>) -> bool {
+        self.stages.is_empty() || self.stages.iter().any(|named| Some(&**named) == stage)
+    }
+}
+
 impl Action {
     /// The word of the contract.
     pub const fn word(self) -> &'static str {
@@ -145,6 +154,17 @@ impl Action {
             Action::Half => "half",
             Action::Pause => "pause",
             Action::Alert => "alert",
+        }
+    }
+
+    /// Its place among the others, the gravest first.
+    pub const fn rank(self) -> u8 {
+        match self {
+            Action::Rollback => 0,
+            Action::Previous => 1,
+            Action::Half => 2,
+            Action::Pause => 3,
+            Action::Alert => 4,
         }
     }
 }

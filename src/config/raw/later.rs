@@ -154,6 +154,8 @@ section! {
         min_requests: [optional] u32 = "1",
         /// Whether the canary is spared when stable breaches the same limit.
         both_arms: [optional] BothArms = "trip",
+        /// The stages in which it is watched. Default: all.
+        stages: [optional] Vec<Spot<String>> = "[]",
     }
 }
 

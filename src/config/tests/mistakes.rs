@@ -250,6 +250,7 @@ name = "errors"
 when = "error_rate > 1%"
 action = "rolback"
 rollout = "caht"
+stages = ["one", "tow"]
 [rollouts.chat.cohorts.internal]
 users = []
 "#,
@@ -262,6 +263,7 @@ users = []
             "10:16 rollouts.chat.stages[1].max_duration: is shorter than `min_duration`",
             "14:10 rollouts.chat.triggers[0].action: \"rolback\" is none of its words | did you mean `rollback`?",
             "15:11 rollouts.chat.triggers[0].rollout: there is no rollout \"caht\" | did you mean `chat`?",
+            "16:18 rollouts.chat.triggers[0].stages: there is no stage \"tow\" | there is `one`",
         ],
     );
 }

@@ -163,6 +163,7 @@ fn trigger(when: &str, minutes: u64, action: Action) -> Trigger {
         window: Duration::from_secs(60),
         min_requests: 1,
         spares_both: false,
+        stages: Vec::new(),
     }
 }
 
@@ -413,6 +414,18 @@ fn a_trigger_that_spares_both_arms_is_quiet_while_stable_is_as_bad() {
     world.numbers.set("stable error_rate", 0.001);
     world.pass(2 * 60);
     world.is_at(State::RolledBack, "ten", 0);
+}
+
+#[test]
+fn a_trigger_that_names_its_stages_is_watched_in_no_other() {
+    let later = Trigger { stages: vec!["fifty".into()], ..trigger("error_rate > 0.5%", 1, Action::Rollback) };
+    let mut world = ramp(vec![later]);
+    world.numbers.set("canary error_rate", 0.02);
+    world.pass(HOUR);
+    world.is_at(State::Running, "ten", 10);
+    world.ask(Command::Promote { force: true, full: false }).unwrap();
+    world.pass(3 * 60);
+    world.is_at(State::RolledBack, "fifty", 0);
 }
 
 #[test]

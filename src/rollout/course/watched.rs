@@ -116,6 +116,11 @@ fn window_text(span: Span) -> String {
     }
 }
 
+/// What is found of a trigger in a stage that it is not for.
+pub(super) fn unwatched() -> Evaluation {
+    Evaluation { reason: "not watched in this stage".into(), ..Evaluation::default() }
+}
+
 /// Evaluates a trigger. One that spares both arms does not hold while stable breaches the same limit. In a stage that was
 /// gone back to its window reaches no further back than to the start: what led there was another exposure.
 pub(super) fn evaluate(trigger: &Trigger, went_back: bool, measured: &impl Measurements) -> Evaluation {

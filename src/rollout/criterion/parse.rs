@@ -344,7 +344,8 @@ impl<'a> Parser<'a> {
         };
         let arm = own_arm.or(named_arm);
         let of = metric.as_ref().unwrap_or(&quantity.metric);
-        if !of.has_arms() && (arm.is_some() || origin == Origin::Baseline) {
+        // What belongs to no arm is recorded once, and has a baseline all the same.
+        if !of.has_arms() && arm.is_some() {
             return Err(self.error(start, format!("`{of}` does not belong to an arm, so there is no `{word}` of it")));
         }
         if quantity.filter.is_some() && !of.has_parts() {

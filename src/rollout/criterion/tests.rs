@@ -59,6 +59,9 @@ fn the_examples_of_the_contract_are_read() {
         ("vitals.cls.p95 > 0.1", "vitals.cls.p95 > 0.1"),
         ("query.memory > 80MB", "query.memory > 80MB"),
         ("query.memory > 90%", "query.memory > 90%"),
+        ("query.tickets > 3 * baseline", "query.tickets > 3 * baseline"),
+        ("query.cpu <= 1.1 * stage(ramp)", "query.cpu <= 1.1 * stage(ramp)"),
+        ("query.new >= baseline.query.old", "query.new >= baseline.query.old"),
         ("signal.validation_error < 0.1%", "signal.validation_error < 0.1%"),
         ("breaker.trips >= 1", "breaker.trips >= 1"),
         ("total.p95 < 2 * (stable - 10ms)", "total.p95 < 2 * (stable - 10ms)"),
@@ -100,7 +103,7 @@ fn mistakes_are_shown_at_their_place() {
         ("stable.query.x > 1", "stable.query.x", "`query.x` does not belong to an arm"),
         ("share{api} > 1%", "share", "`share` cannot be narrowed"),
         ("error_rate > stage()", "", "expected the name of a stage"),
-        ("query.memory > 2 * baseline", "baseline", "`query.memory` does not belong to an arm"),
+        ("query.memory > 2 * baseline.canary", "baseline", "`query.memory` does not belong to an arm"),
         ("", "", "expected a metric such as `error_rate` or `p95`, but the text ends"),
         ("error_rate > 1..2%", "1..2", "`1..2` is no number"),
     ] {
@@ -159,6 +162,18 @@ fn references_read_the_arm_that_the_contract_names() {
     assert!((limit("p95 < baseline.canary + 1ms") - 81.0).abs() < 1e-9);
     assert!((limit("p95 < stage(ramp)") - 70.0).abs() < 1e-9);
     assert!((limit("p95 < stage(ramp).stable.p95 - 1ms") - 59.0).abs() < 1e-9);
+}
+
+#[test]
+fn what_belongs_to_no_arm_has_one_record() {
+    let source = Table::default()
+        .with("live canary query.tickets", 30.0, 1)
+        .with("baseline stable query.tickets", 4.0, 1)
+        .with("ramp canary query.tickets", 5.0, 1);
+    let verdict = read("query.tickets > 3 * baseline").evaluate(&source, 1, "1m");
+    assert_eq!((verdict.limit, &*verdict.reason), (Some(12.0), "query.tickets 30 > 12 (baseline 4)"));
+    assert_eq!(read("query.tickets > 2 * stage(ramp)").evaluate(&source, 1, "1m").limit, Some(10.0));
+    assert_eq!(read("query.memory > 2 * baseline").evaluate(&source, 1, "1m").holds, None);
 }
 
 #[test]

@@ -173,7 +173,8 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
         names::find(&format!("{key}.rollout"), "rollout", other, rollouts, context);
     }
     let held_for = raw.r#for.as_ref().map_or(Duration::ZERO, |spot| spot.value);
-    if let (Some(spot), Some(longest)) = (&raw.r#for, longest(plan))
+    let stages = watched(at, raw, plan, context);
+    if let (Some(spot), Some(longest)) = (&raw.r#for, longest(plan, &stages))
         && held_for > longest
     {
         let message = format!(
@@ -203,23 +204,44 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
         window,
         min_requests: raw.min_requests.as_ref().map_or(TRIGGER_REQUESTS, |spot| u64::from(spot.value)).max(1),
         spares_both: raw.both_arms.as_ref().is_some_and(|both| both.value == raw::BothArms::Alert),
+        stages,
     })
 }
 
+/// The stages in which a trigger is watched, those that exist.
+fn watched(at: &At<'_>, raw: &raw::Trigger, plan: &Stages, context: &mut Context<'_, '_>) -> Vec<Arc<str>> {
+    let known: Vec<&str> = plan.list.iter().map(|stage| &*stage.name).collect();
+    let mut named = Vec::new();
+    for stage in raw.stages.iter().flat_map(|stages| &stages.value) {
+        if known.contains(&stage.value.as_str()) {
+            named.push(stage.value.as_str().into());
+        } else {
+            let key = format!("{}.stages", at.key);
+            names::dangling(&key, "stage", &stage.value, &known, stage.place, context);
+        }
+    }
+    named
+}
+
 /// The longest that any stage but the last can last; none if one of them may last for ever. After the last one a rollout
-/// serves on, but a plan whose trigger can only fire then is not what anybody means.
-fn longest(plan: &Stages) -> Option<Duration> {
-    let stages = match plan.list.split_last() {
-        Some((last, [])) => std::slice::from_ref(last),
-        Some((_, others)) => others,
-        None => return None,
+/// serves on, but a plan whose trigger can only fire then is not what anybody means. A trigger that names its stages means
+/// those.
+fn longest(plan: &Stages, watched: &[Arc<str>]) -> Option<Duration> {
+    let last = plan.list.last()?;
+    if watched.contains(&last.name) {
+        return None;
+    }
+    let is_meant = |stage: &&Stage| match watched {
+        [] => plan.list.len() == 1 || stage.name != last.name,
+        watched => watched.contains(&stage.name),
     };
+    let stages = plan.list.iter().filter(is_meant);
     let bound = |stage: &Stage| match stage.max_duration {
         Some(max) => Some(max),
         None if stage.gates.is_empty() && !stage.approval && plan.list.len() > 1 => Some(stage.min_duration),
         None => None,
     };
-    stages.iter().map(bound).try_fold(Duration::ZERO, |longest, bound| bound.map(|bound| longest.max(bound)))
+    stages.map(bound).try_fold(Duration::ZERO, |longest, bound| bound.map(|bound| longest.max(bound)))
 }
 
 fn window_of(key: &str, window: Duration, place: Place, context: &mut Context<'_, '_>) -> Duration {

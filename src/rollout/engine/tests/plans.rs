@@ -35,6 +35,7 @@ fn trigger(name: &str, when: &str, action: Action) -> Trigger {
         window: Duration::from_secs(60),
         min_requests: 1,
         spares_both: false,
+        stages: Vec::new(),
     }
 }
 
