@@ -151,11 +151,11 @@ impl Collector {
             .filter(|(key, _)| part.has(rollout, key))
             .map(|(_, tracked)| &tracked.history)
             .collect();
-        let covered = own.iter().map(|history| covered(history, span, now)).max().unwrap_or_default();
+        let covered = own.iter().map(|history| history.taken_for(span, now)).max().unwrap_or_default();
         match own.as_slice() {
-            [one] => (taken(one, span, now), covered),
+            [one] => (one.taken(span, now), covered),
             several => {
-                let parts: Vec<Counts> = several.iter().map(|history| taken(history, span, now)).collect();
+                let parts: Vec<Counts> = several.iter().map(|history| history.taken(span, now)).collect();
                 (Counts::total(parts.iter()), covered)
             }
         }
@@ -317,24 +317,6 @@ impl Part<'_> {
             (Part::Probes, SeriesKey::Probe { rollout }) => **rollout == *wanted,
             _ => false,
         }
-    }
-}
-
-/// What a history says of a span.
-fn taken<T: Counted>(history: &History<T>, span: Span, now: Time) -> T {
-    match span {
-        Span::Stage => history.since_mark().clone(),
-        Span::InStage(last) if history.marked_for(now) <= last => history.since_mark().clone(),
-        Span::Last(last) | Span::InStage(last) => history.over(now, last),
-    }
-}
-
-/// The time that `taken` of the same arguments covers.
-fn covered<T: Counted>(history: &History<T>, span: Span, now: Time) -> Duration {
-    match span {
-        Span::Stage => history.marked_for(now),
-        Span::InStage(last) => history.covered(now, last).min(history.marked_for(now)),
-        Span::Last(last) => history.covered(now, last),
     }
 }
 

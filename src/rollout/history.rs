@@ -4,6 +4,7 @@
 //! Every tier is sparse: a time in which nothing happened takes no memory. A history goes on where that of an earlier process
 //! stopped, as if there had been no time between. Fed and read by the control plane.
 
+use super::stages::Span;
 use super::window::{Counted, Counts, SLICE, SLICES_KEPT, Window};
 use crate::clock::Time;
 use std::collections::VecDeque;
@@ -120,6 +121,24 @@ impl<T: Counted> History<T> {
             return T::total(minutes);
         }
         T::total(minutes.chain(self.hours.since(first / HOURS.0)))
+    }
+
+    /// What happened in the span of a criterion.
+    pub fn taken(&self, span: Span, now: Time) -> T {
+        match span {
+            Span::Stage => self.since_mark().clone(),
+            Span::InStage(last) if self.marked_for(now) <= last => self.since_mark().clone(),
+            Span::Last(last) | Span::InStage(last) => self.over(now, last),
+        }
+    }
+
+    /// The time that `taken` of the same arguments covers.
+    pub fn taken_for(&self, span: Span, now: Time) -> Duration {
+        match span {
+            Span::Stage => self.marked_for(now),
+            Span::InStage(last) => self.covered(now, last).min(self.marked_for(now)),
+            Span::Last(last) => self.covered(now, last),
+        }
     }
 
     /// The time that `over` of the same arguments covers: what a rate per second divides by. It begins when counting began

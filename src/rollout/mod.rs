@@ -14,6 +14,7 @@ pub mod force;
 pub mod hash;
 pub mod histogram;
 pub mod history;
+pub mod metrics;
 pub mod outcome;
 pub mod plan;
 pub mod report;

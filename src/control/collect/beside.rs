@@ -3,8 +3,8 @@
 //!
 //! Signals come from the request path and by post; the posted ones are counted here, because no worker sees them.
 
+use super::Past;
 use super::cells::{add_all, grown};
-use super::{Past, taken};
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::histogram::{BUCKETS, Histogram};
@@ -82,13 +82,13 @@ impl Beside {
     pub fn count(&self, rollout: &str, kind: &Kind, span: Span, now: Time) -> u64 {
         // A key of a map cannot be looked up by borrowed parts.
         let found = self.numbers.get(&(Arc::from(rollout), kind.clone()));
-        found.map_or(0, |followed| taken(&followed.history, span, now))
+        found.map_or(0, |followed| followed.history.taken(span, now))
     }
 
     /// The reports of a vital in a span.
     pub fn reports(&self, rollout: &str, arm: Arm, vital: Vital, span: Span, now: Time) -> Histogram {
         let found = self.vitals.get(&(Arc::from(rollout), arm, vital));
-        found.map(|reported| taken(&reported.followed.history, span, now)).unwrap_or_default()
+        found.map(|reported| reported.followed.history.taken(span, now)).unwrap_or_default()
     }
 
     /// A stage of that rollout begins.

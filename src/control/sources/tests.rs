@@ -5,11 +5,14 @@ use crate::clock::Clock;
 use crate::config::{Format, Live, UserFiles, compile, load_text};
 use crate::control::signals::{Posting, Whose, post};
 use crate::latch::Latches;
+use crate::rollout::criterion::Metric;
 use crate::rollout::criterion::{Quantile, Vital, parse};
+use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::snapshot::Snapshot;
 use crate::tally::{Registry, SeriesKey};
 use proptest::prelude::*;
 use std::path::Path;
+use std::time::Duration;
 
 /// A rollout `chat` whose stable arm answers by itself, on two routes, with a cohort, two signals and web vitals.
 const CONFIG: &str = r#"
