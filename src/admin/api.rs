@@ -34,6 +34,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts", get(rollouts))
         .route("/api/v1/rollouts/{name}", get(rollout))
         .route("/api/v1/rollouts/{name}/explain", get(explain))
+        .route("/api/v1/rollouts/{name}/validate", get(steer::validate))
         .route("/api/v1/rollouts/{name}/weight", post(weight))
         .route("/api/v1/rollouts/{name}/{command}", post(steer::command))
         .route("/api/v1/rollouts/{name}/kill", post(kill))
@@ -252,22 +253,26 @@ fn unknown_rollout<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fail
     unknown("rollout", name, known)
 }
 
-/// The new state, or why not. A name that is not there is answered with those that are: the person is in a hurry.
+/// The new state, or why not.
 pub fn changed(handle: &Handle, rollout: &str, cohort: Option<&str>, report: Result<RolloutReport, Denied>) -> Answer {
-    let denied = match report {
-        Ok(report) => return json(&view::Rollout::of(&report, REPORT_WINDOW)),
-        Err(Denied::NotFound(message)) => message,
-        Err(denied) => return Err(denied.into()),
-    };
+    match report {
+        Ok(report) => json(&view::Rollout::of(&report, REPORT_WINDOW)),
+        Err(denied) => Err(refused(handle, rollout, cohort, denied)),
+    }
+}
+
+/// Why not. A name that is not there is answered with those that are: the person is in a hurry.
+pub fn refused(handle: &Handle, rollout: &str, cohort: Option<&str>, denied: Denied) -> Failure {
+    let Denied::NotFound(message) = denied else { return denied.into() };
     let snapshot = handle.published.load();
     let Some(split) = snapshot.splits.iter().find(|split| *split.name == *rollout) else {
-        return Err(unknown_rollout(rollout, snapshot.splits.iter().map(|split| &*split.name)));
+        return unknown_rollout(rollout, snapshot.splits.iter().map(|split| &*split.name));
     };
     let cohorts = split.cohorts.iter().map(|cohort| &*cohort.name);
-    Err(match cohort {
+    match cohort {
         Some(cohort) => unknown(&format!("cohort of rollout `{rollout}` named"), cohort, cohorts),
-        None => Failure::new(StatusCode::NOT_FOUND, denied),
-    })
+        None => Failure::new(StatusCode::NOT_FOUND, message),
+    }
 }
 
 /// A form as an answer.

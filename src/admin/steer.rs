@@ -1,13 +1,15 @@
-//! The commands by which a person works with a plan: `pause`, `resume`, `promote`, `rollback`, `approve`.
+//! The commands by which a person works with a plan: `pause`, `resume`, `promote`, `rollback`, `approve`,
+//! and the question `validate`.
 
-use super::api::{Answer, Body, Name, changed, path};
-use super::body::Fields;
+use super::api::{Answer, Body, Name, changed, json, path, refused};
+use super::body::{Fields, Query};
 use super::failure::Failure;
+use super::view::Validation;
 use crate::config::hint;
 use crate::control::Handle;
 use crate::rollout::course::{Back, Command};
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 
 /// One of the commands, by the last word of the path.
 pub async fn command(State(handle): State<Handle>, names: Name<(String, String)>, body: Body) -> Answer {
@@ -23,6 +25,16 @@ pub async fn command(State(handle): State<Handle>, names: Name<(String, String)>
         Some(_) => return Err(not_for_cohorts(&command)),
     };
     changed(&handle, &name, cohort.as_deref(), report)
+}
+
+/// Whether the next stage may begin, or the first one that admits a cohort, and what holds it: the engine's own answer.
+pub async fn validate(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
+    let (name, query) = (path(name)?, Query::parse(uri.query()));
+    let cohort = query.text("cohort");
+    match handle.validate(&name, cohort).await {
+        Ok((report, passage)) => json(&Validation::of(&report, &passage, cohort.map(str::to_owned))),
+        Err(denied) => Err(refused(&handle, &name, cohort, denied)),
+    }
 }
 
 fn asked(word: &str, fields: &mut Fields) -> Result<Command, Failure> {

@@ -5,7 +5,7 @@
 
 mod plan;
 
-pub use plan::{Gate, Stage, Trigger};
+pub use plan::{Gate, Obstacle, Passage, Planned, Stage, Trigger, Validation};
 
 use crate::control::Reloaded;
 use crate::rollout::assign::{Asker, Split, UnitAsker, decide};
@@ -58,6 +58,12 @@ pub struct Rollout {
     /// Triggers that are watched.
     #[serde(default)]
     pub triggers: Vec<Trigger>,
+    /// All stages of the plan, in order.
+    #[serde(default)]
+    pub stages: Vec<Planned>,
+    /// What stands between the rollout and its next stage; null without stages.
+    #[serde(default)]
+    pub next: Option<Passage>,
     /// The span that `arms` covers, in seconds.
     pub window_s: f64,
     /// How many times as fast as written its plan runs (`weir serve --time-scale`); 1 is as written.
@@ -254,6 +260,8 @@ impl Rollout {
             cohorts: report.cohorts.iter().map(Cohort::of).collect(),
             gates: report.gates.iter().map(Gate::of).collect(),
             triggers: report.triggers.iter().map(Trigger::of).collect(),
+            stages: report.stages.iter().map(Planned::of).collect(),
+            next: report.next.as_ref().map(Passage::of),
             window_s: thousandths(window.as_secs_f64()),
             time_scale: report.time_scale.factor(),
             generation: report.generation,
@@ -420,6 +428,8 @@ mod tests {
             stage: None,
             gates: Vec::new(),
             triggers: Vec::new(),
+            stages: Vec::new(),
+            next: None,
             breaker: Some(BreakerReport {
                 state: State::Open,
                 trips: 2,
@@ -465,7 +475,8 @@ mod tests {
             "killed": true, "killed_by_config": false, "breaker": breaker,
             "arms": {"stable": empty, "canary": busy},
             "cohorts": [{"name": "internal", "enabled": true, "killed": false, "exclude": false, "units": 2}],
-            "gates": [], "triggers": [], "window_s": 60.0, "time_scale": 600, "generation": 7,
+            "gates": [], "triggers": [], "stages": [], "next": null, "window_s": 60.0, "time_scale": 600,
+            "generation": 7,
         });
         assert_eq!(form, expected);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 mod plan;
 
-pub use plan::{Promote, Rollback, Steer};
+pub use plan::{Promote, Rollback, Steer, Validate};
 
 /// A proxy that carries out a rollout plan: it divides requests between `stable` and `canary` and measures both.
 #[derive(Debug, Parser)]
@@ -82,6 +82,9 @@ pub enum Verb {
     /// Set the share of units on the canary
     #[command(after_help = "Example:  weir weight chat 25% --reason 'p95 is flat'")]
     Weight(Weight),
+    /// Say whether the next stage of a plan may begin, and if not why
+    #[command(after_help = plan::VALIDATE_HELP)]
+    Validate(Validate),
     /// Stop the clock of a plan's stage; traffic stays as it is
     #[command(after_help = "Example:  weir pause chat --reason 'holidays'")]
     Pause(Steer),

@@ -23,6 +23,7 @@ mod steer;
 mod stop;
 mod token;
 mod upstreams;
+mod validate;
 
 use args::{Cli, Colour, Output, Verb};
 use clap::{CommandFactory, Parser};
@@ -72,6 +73,7 @@ fn dispatch(console: &mut Console, cli: &Cli) -> Outcome {
         Verb::Demo(arguments) => demo::run(console, global, arguments),
         Verb::Status(arguments) => status::run(console, global, arguments),
         Verb::Weight(arguments) => operate::weight(console, global, arguments),
+        Verb::Validate(arguments) => validate::run(console, global, arguments),
         Verb::Pause(arguments) => steer::pause(console, global, arguments),
         Verb::Resume(arguments) => steer::resume(console, global, arguments),
         Verb::Promote(arguments) => steer::promote(console, global, arguments),

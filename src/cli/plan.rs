@@ -1,7 +1,7 @@
 //! What is said of a rollout's plan: where it stands, and what comes next. Text out of the API's forms, nothing else.
 
 use super::render;
-use crate::admin::view::{Gate, Rollout, Stage};
+use crate::admin::view::{Rollout, Stage};
 
 /// How a rollout stands and what comes next, on one line: `paused in stage ten (1 of 3) at 10%; the stage's clock stands
 /// still`.
@@ -48,24 +48,23 @@ fn at(rollout: &Rollout) -> String {
 }
 
 /// What must happen before a stage that runs can end.
-fn next(rollout: &Rollout, stage: &Stage) -> String {
-    let left = stage.min_duration_s - stage.served_s;
-    let after = after(rollout, stage);
-    if left > 0.0 {
-        return format!("{} to serve, then {after}", render::wait(left));
+pub fn next(rollout: &Rollout, stage: &Stage) -> String {
+    let obstacles = rollout.next.as_ref().map(|next| next.obstacles.as_slice()).unwrap_or_default();
+    if let Some(left) = obstacles.iter().find_map(|obstacle| obstacle.remaining_s) {
+        return format!("{} to serve, then {}", render::lasting(left), after(rollout, stage));
     }
-    match rollout.gates.iter().find(|gate| gate.verdict != "pass") {
-        Some(gate) => format!("a gate holds it ({}): {}", gate.verdict, reason(gate)),
-        None => after,
+    // What keeps traffic off the canary is said elsewhere.
+    match obstacles.iter().find(|obstacle| !matches!(obstacle.kind.as_str(), "killed" | "breaker")) {
+        Some(gate) if gate.kind == "gate" => {
+            format!("a gate holds it ({}): {}", render::clean(&gate.verdict), render::clean(&gate.reason))
+        }
+        Some(other) => render::clean(&other.reason),
+        None => format!("{} at the next look", what(stage)),
     }
 }
 
 /// What comes once the stage's time is served.
 fn after(rollout: &Rollout, stage: &Stage) -> String {
-    let what = match stage.index.saturating_add(1) >= stage.count {
-        true => "the plan is complete".to_owned(),
-        false => "the next stage begins".to_owned(),
-    };
     let mut needs = Vec::new();
     match rollout.gates.len() {
         0 => {}
@@ -75,12 +74,22 @@ fn after(rollout: &Rollout, stage: &Stage) -> String {
     if stage.approval && !stage.approved {
         needs.push("somebody approves".to_owned());
     }
-    if needs.is_empty() { what } else { format!("{what} if {}", needs.join(" and ")) }
+    let following = rollout.stages.get(stage.index.saturating_add(1));
+    if let Some(after) = following.and_then(|following| following.after.as_ref()) {
+        needs.push(format!("{} has ended", render::clean(after)));
+    }
+    match needs.as_slice() {
+        [] => what(stage).to_owned(),
+        [first @ .., last] if !first.is_empty() => format!("{} if {} and {last}", what(stage), first.join(", ")),
+        [only, ..] => format!("{} if {only}", what(stage)),
+    }
 }
 
-/// A gate's reason, or what it asks if it has not been judged yet.
-fn reason(gate: &Gate) -> String {
-    render::clean(if gate.reason.is_empty() { &gate.when } else { &gate.reason })
+fn what(stage: &Stage) -> &'static str {
+    match stage.index.saturating_add(1) >= stage.count {
+        true => "the plan is complete",
+        false => "the next stage begins",
+    }
 }
 
 /// What keeps traffic off the canary besides the plan.
@@ -107,7 +116,7 @@ mod tests {
         let arm = json!({"requests": 0, "errors": 0, "error_rate": null, "rps": 0.0, "in_flight": 0});
         let mut form = json!({
             "name": "chat", "state": state, "state_reason": null, "weight_ppm": 100_000, "file_weight_ppm": 1_000_000,
-            "stage": {"name": "ten", "index": 0, "count": 3, "served_s": 7200.0, "min_duration_s": 86_400.0},
+            "stage": stage(7200.0, 0, false), "next": {"obstacles": [time()]},
             "killed": false, "killed_by_config": false, "breaker": {"state": "closed"},
             "arms": {"stable": arm, "canary": arm}, "cohorts": [], "gates": [], "triggers": [],
             "window_s": 60.0, "generation": 7,
@@ -129,28 +138,46 @@ mod tests {
                "approval": approval})
     }
 
+    fn time() -> Value {
+        json!({"kind": "time", "verdict": "wait", "reason": "22h still to serve", "remaining_s": 79_200.0})
+    }
+
     #[test]
     fn a_running_stage_says_what_must_happen_before_it_ends() {
-        let gate = |verdict: &str, reason: &str| json!({"when": "p95 < 20ms", "verdict": verdict, "reason": reason});
-        let good = gate("pass", "p95 12ms < 20ms");
+        let gate = json!({"when": "p95 < 20ms", "verdict": "pass"});
         check("running", json!({}), "stage ten (1 of 3) at 10%; 22h to serve, then the next stage begins");
         check(
             "running",
-            json!({"gates": [good, good], "stage": stage(0.0, 2, true)}),
-            "stage ten (3 of 3) at 10%; 1d to serve, then the plan is complete if its 2 gates pass and somebody approves",
+            json!({"gates": [gate, gate], "stage": stage(7200.0, 2, true)}),
+            "stage ten (3 of 3) at 10%; 22h to serve, then the plan is complete if its 2 gates pass and somebody approves",
         );
-        let slow = gate("fail", "p95 31ms >= 20ms (900 requests in the stage)");
+        let planned = json!([{"name": "ten"}, {"name": "half", "after": "objects:ramp"}]);
         check(
             "running",
-            json!({"gates": [good, slow], "stage": stage(86_400.0, 0, false)}),
-            "stage ten (1 of 3) at 10%; a gate holds it (fail): p95 31ms >= 20ms (900 requests in the stage)",
+            json!({"gates": [gate], "stage": stage(7200.0, 0, true), "stages": planned}),
+            "stage ten (1 of 3) at 10%; 22h to serve, then the next stage begins if its gate passes, somebody approves and \
+             objects:ramp has ended",
         );
+        let held = |kind: &str, verdict: &str, reason: &str| {
+            json!({"next": {"obstacles": [
+                {"kind": "breaker", "verdict": "wait", "reason": "its breaker is open"},
+                {"kind": kind, "verdict": verdict, "reason": reason},
+            ]}})
+        };
+        let slow = "p95 31ms >= 20ms (900 requests in the stage)";
         check(
             "running",
-            json!({"gates": [gate("wait", "")], "stage": stage(86_400.0, 0, false)}),
-            "stage ten (1 of 3) at 10%; a gate holds it (wait): p95 < 20ms",
+            held("gate", "fail", slow),
+            &format!("stage ten (1 of 3) at 10%; a gate holds it (fail): {slow}"),
         );
-        check("running", json!({"stage": null}), "running at 10%");
+        let after = "it waits for stage `ramp` of rollout `objects` to end";
+        check("running", held("after", "wait", after), &format!("stage ten (1 of 3) at 10%; {after}"));
+        check(
+            "running",
+            json!({"next": {"obstacles": []}}),
+            "stage ten (1 of 3) at 10%; the next stage begins at the next look",
+        );
+        check("running", json!({"stage": null, "next": null}), "running at 10%");
     }
 
     #[test]

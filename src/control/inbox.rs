@@ -8,7 +8,7 @@ use super::signals::{Counted, Posting};
 use super::watch::LOOK_EVERY;
 use super::{Denied, Origin, Reloaded};
 use crate::rollout::engine::Input;
-use crate::rollout::report::{self, RolloutReport};
+use crate::rollout::report::{self, PassageReport, RolloutReport};
 use std::future::pending;
 use std::io;
 use std::time::Duration;
@@ -16,11 +16,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+/// How a rollout stands, and what stands between it and a stage.
+pub type Validated = Result<(RolloutReport, PassageReport), Denied>;
+
 /// What a handle asks for.
 #[derive(Debug)]
 pub enum Command {
     /// A change of state.
     Change { rollout: String, input: Input, reply: oneshot::Sender<Result<RolloutReport, Denied>> },
+    /// Whether a stage may begin: the next one, or the first that admits a cohort.
+    Validate { rollout: String, cohort: Option<String>, reply: oneshot::Sender<Validated> },
     /// How every rollout stands.
     Rollouts { window: Duration, reply: oneshot::Sender<Vec<RolloutReport>> },
     /// How the endpoints of every upstream do.

@@ -35,7 +35,7 @@ use crate::rollout::assign::Switches;
 use crate::rollout::bucket::Weight;
 use crate::rollout::course;
 use crate::rollout::engine::{Input, Refused};
-use crate::rollout::report::{Event, RolloutReport};
+use crate::rollout::report::{Event, PassageReport, RolloutReport};
 use crate::snapshot::{Published, Snapshot};
 use inbox::Command;
 use signals::{Counted, Posting};
@@ -107,6 +107,20 @@ impl Handle {
     /// How every rollout stands, over `window`, at most 15 minutes; in config order.
     pub async fn rollouts(&self, window: Duration) -> Result<Vec<RolloutReport>, Denied> {
         self.ask(ANSWER_WITHIN, |reply| Command::Rollouts { window, reply }).await
+    }
+
+    /// What stands between a rollout and its next stage, or the first one that admits a cohort.
+    ///
+    /// # Errors
+    /// `NotFound` for names that are not there, `Conflict` for a rollout without stages, `Invalid` for a cohort that no stage
+    /// admits.
+    pub async fn validate(
+        &self,
+        rollout: &str,
+        cohort: Option<&str>,
+    ) -> Result<(RolloutReport, PassageReport), Denied> {
+        let (rollout, cohort) = (rollout.to_owned(), cohort.map(str::to_owned));
+        self.ask(ANSWER_WITHIN, |reply| Command::Validate { rollout, cohort, reply }).await?
     }
 
     /// How the endpoints of every upstream do; in config order.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod commands;
+mod passage;
 mod readings;
 mod recheck;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tests;
 mod watched;
 
 pub use commands::{Back, Command, Denied};
+pub use passage::Obstacle;
 pub use readings::{Asked, Captured, Captures, Known, Readings, asks, records};
 pub use watched::{Alarm, Verdict, Watched, judge};
 use watched::{Over, evaluate, unwatched};
@@ -239,17 +241,6 @@ impl Course {
         self.gates_of = Some(ground.progress.visit);
     }
 
-    /// The first gate of the stage that does not pass; an error if they have not been judged since the stage began.
-    fn closed_gate(&self, visit: u64, stage: &Stage) -> Result<Option<&Evaluation>, Denied> {
-        if stage.gates.is_empty() {
-            return Ok(None);
-        }
-        if self.gates_of != Some(visit) || self.gates.len() != stage.gates.len() {
-            return Err(Denied(format!("the gates of stage `{}` have not been judged yet", stage.name)));
-        }
-        Ok(self.gates.iter().find(|gate| Verdict::of(gate) != Verdict::Pass))
-    }
-
     /// Evaluates the triggers; what they bring, the gravest first.
     fn watch(
         &mut self,
@@ -301,29 +292,19 @@ impl Course {
 
     /// What time, gates and approval bring.
     fn forwards(&self, ground: &Ground<'_>) -> Option<Turn> {
-        let progress = ground.progress;
-        match progress.state {
-            State::Pending => self.starts(ground),
-            State::Running | State::WaitingApproval if !ground.frozen => {
-                let (index, stage) = ground.stage()?;
-                if progress.served < stage.min_duration {
-                    return None;
-                }
-                if self.closed_gate(progress.visit, stage) != Ok(None) {
-                    return self.too_long(ground, stage);
-                }
-                if stage.approval && !progress.approved {
-                    return waits(ground, stage);
-                }
-                ground.may_enter(index + 1).then(|| ground.onwards(index, self.why_on(stage)))
+        let obstacles = self.obstacles(ground);
+        let Some(first) = obstacles.first() else {
+            if ground.progress.state == State::Pending {
+                let begins = !ground.stages.list.is_empty();
+                return begins.then(|| ground.entering(0, "the plan begins".into()));
             }
+            return ground.stage().map(|(index, stage)| ground.onwards(index, self.why_on(stage)));
+        };
+        match first {
+            Obstacle::Unjudged(stage) | Obstacle::Gate(stage, _) => self.too_long(ground, stage),
+            Obstacle::Approval(stage) => waits(ground, stage),
             _ => None,
         }
-    }
-
-    fn starts(&self, ground: &Ground<'_>) -> Option<Turn> {
-        let may = ground.stages.autostart && ground.enabled && !ground.frozen && !ground.stages.list.is_empty();
-        (may && ground.may_enter(0)).then(|| ground.entering(0, "the plan begins".into()))
     }
 
     fn too_long(&self, ground: &Ground<'_>, stage: &Stage) -> Option<Turn> {
@@ -359,7 +340,7 @@ impl Turn {
     }
 }
 
-impl Ground<'_> {
+impl<'a> Ground<'a> {
     /// Whether the rollout sends traffic, as far as its plan goes.
     pub fn serves(&self) -> bool {
         match self.progress.state {
@@ -387,7 +368,7 @@ impl Ground<'_> {
     }
 
     /// The present stage and its place.
-    pub fn stage(&self) -> Option<(usize, &Stage)> {
+    pub fn stage(&self) -> Option<(usize, &'a Stage)> {
         self.stages.find(self.progress.stage.as_deref()?)
     }
 
@@ -410,11 +391,6 @@ impl Ground<'_> {
             Some((index, _)) => self.at_start_of(index, State::Running),
             None => Progress { visit: self.progress.visit, ..Progress::default() },
         }
-    }
-
-    fn may_enter(&self, index: usize) -> bool {
-        let after = self.stages.list.get(index).and_then(|stage| stage.after.as_ref());
-        after.is_none_or(|after| (self.has_finished)(after))
     }
 
     fn turn(&self, kind: Kind, progress: Progress, reason: String) -> Turn {

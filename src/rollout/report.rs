@@ -9,6 +9,10 @@ use crate::clock::Wall;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod passage;
+
+pub use passage::{ObstacleReport, PassageReport, PlannedStage};
+
 /// The window that reports cover unless another is asked for.
 pub const REPORT_WINDOW: Duration = Duration::from_secs(60);
 
@@ -72,6 +76,10 @@ pub struct RolloutReport {
     pub gates: Vec<GateReport>,
     /// Its triggers, as last evaluated.
     pub triggers: Vec<TriggerReport>,
+    /// All stages of its plan.
+    pub stages: Vec<PlannedStage>,
+    /// What stands between it and its next stage; none without stages.
+    pub next: Option<PassageReport>,
     /// Both arms over the window asked for, by arm index; forced and probe requests are not among them.
     pub arms: [ArmReport; 2],
     /// Its cohorts.
@@ -103,8 +111,6 @@ pub struct StageReport {
     pub approval: bool,
     /// See `approval`.
     pub approved: bool,
-    /// The names of all stages, in order, with their weights.
-    pub plan: Vec<(Arc<str>, Weight)>,
 }
 
 /// A gate as last judged.
@@ -120,6 +126,16 @@ pub struct GateReport {
     pub limit: Option<f64>,
     /// The verdict as a sentence, with samples and window.
     pub reason: String,
+    /// From how many requests, or samples of another kind, the left side comes.
+    pub samples: u64,
+    /// How both sides are held: `ratio`, `ms`, `bytes`, or empty for a plain number.
+    pub unit: &'static str,
+    /// The distance to the limit as a share of it, below zero on the wrong side; none without data, or if the limit is 0.
+    pub margin: Option<f64>,
+    /// The time it looks at; none is the whole stage.
+    pub window: Option<Duration>,
+    /// Samples it needs.
+    pub min_requests: u64,
 }
 
 /// A trigger as last evaluated.
@@ -145,6 +161,18 @@ pub struct TriggerReport {
     pub action: &'static str,
     /// Whether it only tells.
     pub dry_run: bool,
+    /// The rollout that is acted on, if it is another one.
+    pub rollout: Option<Arc<str>>,
+    /// See `GateReport`.
+    pub samples: u64,
+    /// See `GateReport`.
+    pub unit: &'static str,
+    /// The distance to the limit as a share of it, below zero where the criterion holds; see `GateReport`.
+    pub margin: Option<f64>,
+    /// The time it looks at.
+    pub window: Duration,
+    /// Samples it needs.
+    pub min_requests: u64,
 }
 
 /// How a breaker stands.

@@ -5,15 +5,18 @@ use super::assign::{Phase, Switches};
 use super::breaker::{self, Breaker, Cause};
 use super::bucket::Weight;
 use super::cohort::{Overlay, UserSet};
-use super::course::{Captured, Captures, Course, Ground, Place, Progress, Verdict};
+use super::course::{Captured, Captures, Course, Ground, Place, Progress};
 use super::engine::UNREADABLE;
 use super::plan::{CohortPlan, Plan};
-use super::report::{BreakerReport, Facts, GateReport, Origin, StageReport, State, TriggerReport};
-use super::stages::{After, Gate, Stage, Trigger};
+use super::report::{BreakerReport, Facts, Origin, State};
+use super::stages::{After, Stage};
 use crate::clock::{Time, Wall};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
+
+mod passage;
+mod reports;
 
 /// Members of one cohort that may be changed at run time; every change rebuilds the set, and more belong into a file.
 pub const MEMBERS_MAX: usize = 100_000;
@@ -312,61 +315,6 @@ impl<'a> Standing<'a> {
     /// The cohorts that the present stage admits; none is all of them, because the plan has no stages.
     pub fn admitted(&self) -> Option<&'a [Arc<str>]> {
         self.plan.is_staged().then(|| self.stage().map_or(&[][..], |stage| &stage.cohorts))
-    }
-
-    /// Where it is in its plan, for people.
-    pub fn stage_report(&self) -> Option<StageReport> {
-        let (progress, stages) = (&self.saved.progress, &self.plan.stages);
-        let (index, stage) = stages.find(progress.stage.as_deref()?)?;
-        Some(StageReport {
-            name: Arc::clone(&stage.name),
-            index,
-            count: stages.list.len(),
-            entered_at: progress.entered_at,
-            served: progress.served,
-            min_duration: stage.min_duration,
-            max_duration: stage.max_duration,
-            approval: stage.approval,
-            approved: progress.approved,
-            plan: stages.list.iter().map(|stage| (Arc::clone(&stage.name), stage.weight)).collect(),
-        })
-    }
-
-    /// The gates of its stage, as last judged.
-    pub fn gate_reports(&self) -> Vec<GateReport> {
-        let gates = self.stage().map(|stage| stage.gates.as_slice()).unwrap_or_default();
-        let judged = self.runtime.course.gates_of(self.saved.progress.visit);
-        let report = |(index, gate): (usize, &Gate)| {
-            let found = judged.get(index).cloned().unwrap_or_default();
-            GateReport {
-                when: gate.criterion.to_string(),
-                verdict: Verdict::of(&found).word(),
-                value: found.value,
-                limit: found.limit,
-                reason: found.reason,
-            }
-        };
-        gates.iter().enumerate().map(report).collect()
-    }
-
-    /// Its triggers, as last evaluated.
-    pub fn trigger_reports(&self) -> Vec<TriggerReport> {
-        let report = |trigger: &Trigger| {
-            let watched = self.runtime.course.trigger(&trigger.name).cloned().unwrap_or_default();
-            TriggerReport {
-                name: Arc::clone(&trigger.name),
-                when: trigger.criterion.to_string(),
-                state: watched.alarm.word(),
-                value: watched.evaluation.value,
-                limit: watched.evaluation.limit,
-                reason: watched.evaluation.reason,
-                held_for: trigger.held_for,
-                held: watched.held,
-                action: trigger.action.word(),
-                dry_run: trigger.dry_run,
-            }
-        };
-        self.plan.stages.triggers.iter().map(report).collect()
     }
 
     /// What requests must know of it.

@@ -58,8 +58,12 @@ struct Ran {
 
 /// Runs the program against a running weir. The test's origins go on answering meanwhile.
 async fn run(weir: &Weir, line: &str) -> Ran {
+    run_at(&weir.admin.to_string(), line).await
+}
+
+async fn run_at(admin: &str, line: &str) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-    command.args(line.split_whitespace()).args(["--admin", &weir.admin.to_string()]);
+    command.args(line.split_whitespace()).args(["--admin", admin]);
     command.env("NO_COLOR", "1").env("USER", "ana").stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output().expect("the binary is built"));
     let output = soon(line, output).await.expect("it does not panic");
@@ -155,6 +159,68 @@ async fn a_gate_that_fails_holds_a_promotion_and_force_does_not_ask_it() {
     assert!(ran.code == 1 && body["error"].as_str().is_some_and(|error| error.contains("does not pass")), "{ran:?}");
     assert_eq!(weir.view(CHAT).await["stage"]["name"], "ten");
     assert!(said(&weir, "promote chat --force").await.starts_with("chat: stage half (3 of 5) at 50%"));
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn validate_says_whether_the_next_stage_may_begin_and_what_holds_it() {
+    let (weir, _legacy, new) = begun().await;
+    said(&weir, "promote chat").await;
+    let ran = run(&weir, "validate chat").await;
+    assert_eq!((ran.code, ran.err.as_str()), (1, ""));
+    assert!(ran.out.starts_with("chat: stage half may not begin yet\n  wait  gate  error_rate"), "{}", ran.out);
+    assert!(ran.out.contains(" still to serve: "), "{}", ran.out);
+    judged(&weir, "pass").await;
+    let ran = run(&weir, "validate chat").await;
+    assert!(ran.code == 1 && ran.out.contains("\n  pass  gate  error_rate 0.0% < 5.0% ("), "{}", ran.out);
+    assert!(ran.out.ends_with("`weir promote chat` does not wait for that\n"), "{}", ran.out);
+    new.script(|_| Reply::status(500));
+    judged(&weir, "fail").await;
+    let ran = run(&weir, "validate chat").await;
+    assert!(
+        ran.code == 1 && ran.out.starts_with("chat: stage half may not begin\n  fail  gate  error_rate"),
+        "{}",
+        ran.out
+    );
+    let body = weir.view(&format!("{CHAT}/validate")).await;
+    assert_eq!([&body["may"], &body["verdict"], &body["may_promote"]], [&json!(false), &json!("fail"), &json!(false)]);
+
+    let partners = said(&weir, "validate chat --cohort partners").await;
+    assert_eq!(partners, "chat: stage ten, the first that admits cohort partners, has begun\n");
+    said(&weir, "rollback chat").await;
+    let ran = run(&weir, "validate chat --cohort partners").await;
+    assert!(ran.code == 1 && ran.out.contains("fail  rolled back  it is rolled back"), "{}", ran.out);
+    assert!(ran.out.ends_with("`weir revive chat` takes that back\n"), "{}", ran.out);
+    for (line, code) in [("validate chta", 2), ("validate chat --cohort partnrs", 2), ("validate", 2)] {
+        assert_eq!(run(&weir, line).await.code, code, "{line}");
+    }
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port");
+    assert_eq!(run_at(&gone.to_string(), "validate chat").await.code, 3);
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_stage_that_may_begin_does() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let plan = PLAN.replacen("min_duration = \"1h\"", "min_duration = \"1s\"", 1);
+    let weir = Weir::start(&Config::split(&legacy, &new).weight("100%").tables(&plan)).await;
+    // It is asked from the outside: by the time that the answer is yes, the stage may have begun.
+    eventually("the next stage", || async {
+        let passage = weir.view(&format!("{CHAT}/validate?cohort=partners")).await;
+        match passage["entered"].as_bool() {
+            Some(true) => {
+                assert_eq!(passage["may"], json!(true));
+                Some(())
+            }
+            _ => {
+                let kind = &passage["obstacles"][0]["kind"];
+                assert!(passage["may"] == true || kind == "time" || kind == "stages", "{passage}");
+                None
+            }
+        }
+    })
+    .await;
+    assert_eq!(weir.view(CHAT).await["stage"]["name"], "ten");
     weir.stop().await;
 }
 

@@ -81,3 +81,57 @@ async fn a_cohort_is_rolled_back_alone() {
     assert_eq!(revived["cohorts"][0]["killed"], json!(false));
     assert_eq!(site.get("/api/v1/rollouts/chat/explain?unit=eng-1").await.json()["reason"], json!("cohort:internal"));
 }
+
+#[tokio::test]
+async fn validate_is_the_engines_own_answer() {
+    let site = site().await;
+    let validate = async |query: &str| site.get(&format!("/api/v1/rollouts/chat/validate{query}")).await;
+    let form = validate("").await.json();
+    assert_eq!(
+        (&form["may"], &form["verdict"], &form["from"]),
+        (&json!(false), &json!("wait"), &json!("team")),
+        "{form}"
+    );
+    assert_eq!((&form["to"], &form["entered"]), (&json!("ten"), &json!(false)));
+    assert_eq!((&form["may_promote"], &form["obstacles"][0]["kind"]), (&json!(true), &json!("time")));
+    let left = form["obstacles"][0]["remaining_s"].as_f64().unwrap();
+    assert!(left > 3500.0 && left <= 3600.0, "{left}");
+    assert_eq!(form["stage"]["remaining_s"].as_f64().unwrap().round(), left.round());
+    let own = validate("?cohort=internal").await.json();
+    assert_eq!((&own["to"], &own["entered"], &own["may"]), (&json!("team"), &json!(true), &json!(true)), "{own}");
+
+    site.post("/api/v1/rollouts/chat/pause", r#"{"reason": "holidays"}"#).await;
+    let form = validate("").await.json();
+    assert_eq!((&form["state"], &form["obstacles"][0]["reason"]), (&json!("paused"), &json!("it is paused: holidays")));
+    let view = site.get("/api/v1/rollouts/chat").await.json();
+    assert_eq!(view["next"]["obstacles"][0]["kind"], json!("paused"));
+
+    for (query, status, field, says) in [
+        ("?cohort=beta", 400, json!("cohort"), "no stage of rollout `chat` admits cohort `beta`"),
+        ("?cohort=internl", 404, json!(null), "did you mean `internal`"),
+    ] {
+        let answer = validate(query).await;
+        assert_eq!((answer.status, &answer.json()["field"]), (status, &field), "{query}");
+        assert!(answer.text.contains(says), "{}", answer.text);
+    }
+    let plain = Site::new();
+    let answer = plain.get("/api/v1/rollouts/chat/validate").await;
+    assert!(answer.status == 409 && answer.text.contains("has no stages"), "{}", answer.text);
+    assert_eq!(plain.get("/api/v1/rollouts/chta/validate").await.status, 404);
+    assert_eq!(plain.get("/api/v1/rollouts/chat").await.json()["next"], json!(null));
+}
+
+#[tokio::test]
+async fn a_rollout_shows_its_plan() {
+    let view = site().await.get("/api/v1/rollouts/chat").await.json();
+    let stage = &view["stage"];
+    assert_eq!((&stage["name"], &stage["index"], &stage["count"]), (&json!("team"), &json!(0), &json!(3)));
+    assert_eq!((&stage["min_duration_s"], &stage["max_duration_s"]), (&json!(3600.0), &json!(null)));
+    assert!(stage["entered_at"].is_string() && stage["served_s"].is_number());
+    let third = json!({
+        "name": "full", "weight_ppm": 0, "min_duration_s": 3600.0, "max_duration_s": null, "cohorts": [], "after": null,
+        "approval": true, "finished": false,
+    });
+    assert_eq!(view["stages"][2], third, "under a ceiling of 0 %");
+    assert_eq!(view["stages"][0]["cohorts"], json!(["internal"]));
+}

@@ -79,6 +79,21 @@ impl Back {
     }
 }
 
+/// `weir validate`.
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// The rollout
+    pub rollout: String,
+    /// Ask about the first stage that admits this cohort, instead of the next one
+    #[arg(long, value_name = "NAME")]
+    pub cohort: Option<String>,
+}
+
+pub(super) const VALIDATE_HELP: &str = "\
+Exit code 0 if it may begin, 1 if not or not yet.
+Example:  weir validate chat
+          weir validate chat --cohort friendly_gp && weir promote chat";
+
 pub(super) const PROMOTE_HELP: &str = "\
 Example:  weir promote chat
           weir promote chat --force --full --reason 'straight to 100%'";

@@ -222,6 +222,8 @@ mod tests {
             stage: None,
             gates: Vec::new(),
             triggers: Vec::new(),
+            stages: Vec::new(),
+            next: None,
             breaker: None,
             arms: [arm(1500, 0, 10.0), arm(500, 250, 5.0)],
             cohorts: Vec::new(),

@@ -11,6 +11,9 @@ fn staged(state: &str, weight_ppm: u32) -> Value {
     form["stage"] = json!({
         "name": "ten", "index": 0, "count": 3, "served_s": 7200.0, "min_duration_s": 86_400.0, "approval": true,
     });
+    form["next"] = json!({"from": "ten", "to": "half", "verdict": "wait", "may_promote": true, "obstacles": [
+        {"kind": "time", "verdict": "wait", "reason": "22h still to serve", "remaining_s": 79_200.0},
+    ]});
     form
 }
 
@@ -79,4 +82,34 @@ fn a_plan_that_says_no_is_exit_code_1_and_a_mistake_is_2() {
     let ran = weir(&format!("pause chat --cohort beta --admin {address}"));
     assert_eq!((ran.code, ran.err.as_str()), (2, "error: a cohort has no clock of its own\n"));
     assert_eq!(asked.iter().nth(2).unwrap().body["cohort"], json!("beta"));
+}
+
+#[test]
+fn validate_is_yes_or_no_by_its_exit_code() {
+    let validation = |may: bool, obstacles: Value| {
+        json!({
+            "rollout": "chat", "cohort": null, "may": may, "state": "running", "from": "ten", "to": "half",
+            "entered": false, "verdict": if may { "pass" } else { "wait" }, "may_promote": may, "obstacles": obstacles,
+            "stage": {"name": "ten", "index": 0, "count": 3, "served_s": 86_400.0, "min_duration_s": 86_400.0},
+            "gates": [], "generation": 7,
+        })
+    };
+    let time = json!([{"kind": "time", "verdict": "wait", "reason": "1h still to serve", "remaining_s": 3600.0}]);
+    let (yes, no) = (validation(true, json!([])), validation(false, time));
+    let wrong = json!({"error": "no stage of rollout `chat` admits cohort `x`", "field": "cohort"});
+    let plain = json!({"error": "rollout `chat` has no stages"});
+    let answers = vec![ok(&yes), ok(&no), ok(&no), (400, wrong.to_string()), (409, plain.to_string())];
+    let (address, asked) = server(answers);
+    let ran = weir(&format!("validate chat --admin {address}"));
+    assert_eq!((ran.code, ran.out.lines().next()), (0, Some("chat: stage half may begin")), "{ran:?}");
+    let ran = weir(&format!("validate chat --cohort a&b --admin {address}"));
+    assert_eq!((ran.code, ran.out.lines().next()), (1, Some("chat: stage half may not begin yet")), "{ran:?}");
+    assert_eq!(ran.err, "");
+    let ran = weir(&format!("validate chat -o json --admin {address}"));
+    assert_eq!((ran.code, serde_json::from_str::<Value>(&ran.out).unwrap()), (1, no));
+    assert_eq!(weir(&format!("validate chat --cohort x --admin {address}")).code, 2);
+    assert_eq!(weir(&format!("validate chat --admin {address}")).code, 1);
+    let lines: Vec<String> = asked.iter().map(|asked| asked.line).take(2).collect();
+    assert_eq!(lines[0], "GET /api/v1/rollouts/chat/validate");
+    assert_eq!(lines[1], "GET /api/v1/rollouts/chat/validate?cohort=a%26b");
 }

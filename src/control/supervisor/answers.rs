@@ -10,7 +10,7 @@ use crate::clock::Time;
 use crate::rollout::bucket::Weight;
 use crate::rollout::engine::Input;
 use crate::rollout::plan::CohortPlan;
-use crate::rollout::report::{CohortReport, Event, REPORT_WINDOW, RolloutReport};
+use crate::rollout::report::{CohortReport, Event, PassageReport, REPORT_WINDOW, RolloutReport};
 use crate::rollout::standing::Standing;
 use crate::snapshot::Snapshot;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ impl Supervisor {
     pub(super) fn answer(&mut self, command: Command) {
         match command {
             Command::Change { rollout, input, reply } => drop(reply.send(self.change(&rollout, input))),
+            Command::Validate { rollout, cohort, reply } => {
+                drop(reply.send(self.validate(&rollout, cohort.as_deref())))
+            }
             Command::Rollouts { window, reply } => drop(reply.send(self.reports(window))),
             Command::Upstreams { reply } => drop(reply.send(self.upstreams())),
             Command::Reload { origin, reply } => {
@@ -66,6 +69,20 @@ impl Supervisor {
         Err(Denied::Invalid { field: "weight".into(), message })
     }
 
+    /// What stands between a rollout and its next stage, or the first one that admits a cohort.
+    fn validate(&self, rollout: &str, cohort: Option<&str>) -> Result<(RolloutReport, PassageReport), Denied> {
+        let standing = self.engine.standing(rollout);
+        let standing = standing.ok_or_else(|| Denied::NotFound(format!("no rollout `{rollout}`")))?;
+        let passage = match cohort {
+            Some(cohort) => self.engine.passage_to(&standing, cohort)?,
+            None => self.engine.passage(&standing).ok_or_else(|| {
+                Denied::Conflict(format!("rollout `{rollout}` has no stages: its weight is set by hand"))
+            })?,
+        };
+        let report = self.report(&standing, self.publisher.present().as_deref(), REPORT_WINDOW, self.clock.now());
+        Ok((report, passage))
+    }
+
     /// How every rollout stands, with what has been counted up to now.
     fn reports(&mut self, window: Duration) -> Vec<RolloutReport> {
         let (snapshot, now) = (self.publisher.present(), self.clock.now());
@@ -100,6 +117,8 @@ impl Supervisor {
             stage: standing.stage_report(),
             gates: standing.gate_reports(),
             triggers: standing.trigger_reports(),
+            stages: standing.planned(),
+            next: self.engine.passage(standing),
             arms: self.collector.arms(&self.publisher.registry, &plan.name, window, now),
             cohorts: plan.cohorts.iter().map(cohort).collect(),
             time_scale: self.time_scale,

@@ -1,6 +1,6 @@
 //! What a person may ask of a rollout's course, and when it is denied.
 
-use super::{Course, Ground, Progress, Turn, Verdict, act};
+use super::{Course, Ground, Obstacle, Progress, Turn, act};
 use crate::rollout::bucket::Weight;
 use crate::rollout::report::{Kind, State};
 use crate::rollout::stages::{Action, Stages};
@@ -99,50 +99,35 @@ impl Course {
                 let progress = Progress { state: State::Running, reason: None, ..ground.progress.clone() };
                 Ok(Some(kind(Kind::Resume, ground.turn(Kind::Stage, progress, why))))
             }
-            State::Pending if !ground.stages.list.is_empty() => self.start(ground, false, why).map(Some),
+            State::Pending if !ground.stages.list.is_empty() => self.start(ground, 0, false, why).map(Some),
             state => Err(not_while(state, "nothing can be resumed")),
         }
     }
 
-    fn start(&self, ground: &Ground<'_>, force: bool, why: String) -> Result<Turn, Denied> {
-        if !ground.enabled {
-            return Err(Denied("the rollout is off in the config (enabled = false)".into()));
+    fn start(&self, ground: &Ground<'_>, index: usize, force: bool, why: String) -> Result<Turn, Denied> {
+        let held = self.obstacles_before(index, ground);
+        // A killed rollout may begin: its clock stands still until it is revived.
+        let held = held.iter().filter(|obstacle| !obstacle.yields_to_promotion() && **obstacle != Obstacle::Frozen);
+        match held.into_iter().find(|obstacle| !force || **obstacle == Obstacle::Off) {
+            Some(obstacle) => Err(Denied(obstacle.to_string())),
+            None => Ok(ground.entering(index, why)),
         }
-        if !force {
-            may_enter(0, ground)?;
-        }
-        Ok(ground.entering(0, why))
     }
 
     fn promote(&self, ground: &Ground<'_>, force: bool, full: bool, why: String) -> Result<Turn, Denied> {
-        if ground.stages.list.is_empty() {
+        let Some(last) = ground.stages.list.len().checked_sub(1) else {
             return Err(Denied("the rollout has no stages: set its weight".into()));
-        }
-        let last = ground.stages.list.len() - 1;
+        };
         match ground.progress.state {
-            State::Pending if full => {
-                return self.start(ground, force, String::new()).map(|_| ground.entering(last, why));
-            }
-            State::Pending => return self.start(ground, force, why),
+            State::Pending => return self.start(ground, if full { last } else { 0 }, force, why),
             State::Running | State::Paused | State::WaitingApproval => {}
             state => return Err(not_while(state, "nothing can be promoted")),
         }
-        let Some((index, stage)) = ground.stage() else { return Err(Denied("the rollout is in no stage".into())) };
-        if !force {
-            if ground.frozen {
-                return Err(Denied("the rollout is killed or its breaker is open: gates wait".into()));
-            }
-            if let Some(gate) = self.closed_gate(ground.progress.visit, stage)? {
-                let verdict = Verdict::of(gate).word();
-                return Err(Denied(format!(
-                    "a gate of stage `{}` does not pass ({verdict}): {}",
-                    stage.name, gate.reason
-                )));
-            }
-        }
-        let to = if full { last } else { index + 1 };
-        if !force {
-            may_enter(to, ground)?;
+        let Some((index, _)) = ground.stage() else { return Err(Denied("the rollout is in no stage".into())) };
+        let to = if full && index < last { last } else { index + 1 };
+        let obstacles = self.obstacles_before(to, ground);
+        if let Some(obstacle) = obstacles.iter().find(|obstacle| !force && !obstacle.yields_to_promotion()) {
+            return Err(Denied(obstacle.to_string()));
         }
         let mut turn = ground.onwards(index, why);
         if full && index < last {
@@ -232,15 +217,6 @@ fn set_weight(weight: Weight, force: bool, ground: &Ground<'_>, why: String) -> 
 /// The same turn, told as something else.
 fn kind(kind: Kind, turn: Turn) -> Turn {
     Turn { kind, ..turn }
-}
-
-fn may_enter(index: usize, ground: &Ground<'_>) -> Result<(), Denied> {
-    match ground.stages.list.get(index).and_then(|stage| stage.after.as_ref()) {
-        Some(after) if !(ground.has_finished)(after) => {
-            Err(Denied(format!("it waits for stage `{}` of rollout `{}` to end", after.stage, after.rollout)))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn not_while(state: State, what: &str) -> Denied {

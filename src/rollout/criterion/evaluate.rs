@@ -75,10 +75,7 @@ impl Criterion {
             return no_data(format!("{}: the value is not finite", self.quantity));
         }
         let holds = self.comparison.holds(value, limit);
-        let dimension = match self.quantity.metric.dimension() {
-            Dimension::Any => self.limit.written_dimension(),
-            known => known,
-        };
+        let dimension = self.dimension();
         let sign = match holds {
             true => self.comparison.sign(),
             false => self.comparison.opposite(),
@@ -93,6 +90,14 @@ impl Criterion {
             reason.push_str(&format!(" ({})", facts.join("; ")));
         }
         Evaluation { holds: Some(holds), value: Some(value), limit: Some(limit), samples, reason }
+    }
+
+    /// What kind of value its two sides have: a query's is what it is compared with.
+    pub fn dimension(&self) -> Dimension {
+        match self.quantity.metric.dimension() {
+            Dimension::Any => self.limit.written_dimension(),
+            known => known,
+        }
     }
 
     /// `17 of 50 requests in 10s`, or `50 requests in 10s`.

@@ -1,10 +1,11 @@
 //! The looks that are taken at a rollout by themselves: its breaker's every 25 ms, its plan's a few times a second; and what
 //! a change of state, by whomever, means for the clocks that run between them.
 
-use super::{Engine, Measured, Readings, Step};
+use super::{Engine, Measured, Readings, Refused, Step};
 use crate::rollout::breaker::{self, Turn};
 use crate::rollout::course::{Captured, Known, Place};
 use crate::rollout::plan::Plan;
+use crate::rollout::report::PassageReport;
 use crate::rollout::stages::After;
 use crate::rollout::standing::{Runtime, Save, Standing};
 use crate::rollout::turn::turned;
@@ -123,6 +124,19 @@ impl Engine {
         self.standing(&after.rollout)
             .filter(|standing| standing.saved.progress.finished.contains(&after.stage))
             .is_some_and(stands)
+    }
+
+    /// What stands between a rollout and its next stage; none for one without stages.
+    pub fn passage(&self, standing: &Standing<'_>) -> Option<PassageReport> {
+        standing.passage(&|after| self.has_finished(after))
+    }
+
+    /// What stands between a rollout and the first stage that admits a cohort.
+    ///
+    /// # Errors
+    /// As `Standing::passage_to`.
+    pub fn passage_to(&self, standing: &Standing<'_>, cohort: &str) -> Result<PassageReport, Refused> {
+        standing.passage_to(cohort, &|after| self.has_finished(after))
     }
 
     /// Where every rollout of the config stands, as far as its course's clocks go.
