@@ -11,11 +11,9 @@ use super::query::Queries;
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::breaker::{self, Cause};
-use crate::rollout::bucket::Weight;
 use crate::rollout::criterion::Reading::Value;
 use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
-use crate::rollout::report::State;
 use crate::rollout::vital::Vital;
 use crate::tally::{
     CONNECTIONS_CUT, CONNECTIONS_REFUSED, Cell, FALLBACKS, GaugeKey, ListenerCounts, PerWorker, REFUSALS, Registry,
@@ -24,22 +22,11 @@ use crate::tally::{
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-/// How a rollout stands, for its gauges.
-#[derive(Clone, Debug)]
-pub struct Stand {
-    /// The rollout.
-    pub rollout: Arc<str>,
-    /// Where it is in its life.
-    pub state: State,
-    /// The weight in force, kill and breaker aside.
-    pub weight: Weight,
-    /// Where its breaker stands.
-    pub breaker: breaker::State,
-    /// Trips since the start, by cause.
-    pub tripped: [u64; Cause::ALL.len()],
-}
+mod stands;
+
+pub use stands::Stand;
+use std::sync::atomic::Ordering;
 
 /// Writes every metric of the request path in the text format of Prometheus, version 0.0.4.
 pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> String {
@@ -50,7 +37,8 @@ pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> S
     bodies(&mut text, &sums);
     decisions(&mut text, collector);
     fallbacks(&mut text, registry);
-    rollouts(&mut text, stands);
+    stands::rollouts(&mut text, stands);
+    stands::plans(&mut text, &sums, stands);
     breakers(&mut text, &sums, stands);
     signals(&mut text, registry, collector);
     vitals(&mut text, registry);
@@ -230,20 +218,6 @@ fn fallbacks(text: &mut Text, registry: &Registry) {
         for (index, outcome) in FALLBACKS.iter().enumerate() {
             let count: u64 = cells.iter().filter_map(|worker| worker.outcomes.get(index)).map(Cell::read).sum();
             text.sample("", &[("rollout", rollout), ("outcome", outcome)], count);
-        }
-    }
-}
-
-fn rollouts(text: &mut Text, stands: &[Stand]) {
-    text.family("weir_rollout_weight_ratio", "gauge", "Share of units on the canary, kill and breaker aside.");
-    for stand in stands {
-        text.sample("", &[("rollout", &stand.rollout)], f64::from(stand.weight.ppm()) / 1e6);
-    }
-    text.family("weir_rollout_state", "gauge", "1 for the state that the rollout is in.");
-    for stand in stands {
-        for state in State::ALL {
-            let labels = [("rollout", &*stand.rollout), ("state", state.word())];
-            text.sample("", &labels, u8::from(state == stand.state));
         }
     }
 }
@@ -442,7 +416,9 @@ fn escape(text: &mut String, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::bucket::Weight;
     use crate::rollout::histogram::lower_bound_us;
+    use crate::rollout::report::State;
 
     #[test]
     fn bounds_are_edges_of_buckets_from_256_us_to_67_s() {
@@ -505,7 +481,13 @@ mod tests {
             weight: Weight::from_ppm(125_000).unwrap(),
             breaker: breaker::State::HalfOpen,
             tripped: [1, 2, 0, 0, 0],
+            stages: (vec!["one".into(), "two".into()], Some("two".into())),
+            gates: vec![("p95 < 1s".into(), 1), ("p95 < 1s".into(), -1), ("rps > 1".into(), 0)],
+            triggers: vec![("errors".into(), 2), ("slow".into(), 0)],
+            responds: [true, false],
         };
+        let arm = SeriesKey::Arm { rollout: "chat".into(), arm: Arm::Stable, route: "api".into() };
+        registry.series(arm).of(0).unwrap().codes[CodeClass::Client as usize].add(4);
         let text = render(&registry, &Collector::default(), &[stand]);
         assert!(text.contains("weir_rollout_weight_ratio{rollout=\"chat\"} 0.125\n"), "{text}");
         assert!(text.contains("weir_rollout_state{rollout=\"chat\",state=\"running\"} 1\n"), "{text}");
@@ -514,7 +496,20 @@ mod tests {
         assert!(text.contains("weir_breaker_trips_total{rollout=\"chat\",reason=\"error_rate\"} 2\n"), "{text}");
         assert!(text.contains("weir_breaker_trips_total{rollout=\"chat\",reason=\"no_answer\"} 0\n"), "{text}");
         assert!(text.contains("weir_probe_requests_total{rollout=\"chat\",code=\"5xx\"} 3\n"), "{text}");
-        assert!(!text.contains("weir_requests_total{rollout"), "probes are not among an arm's requests");
+        for line in [
+            "weir_rollout_stage{rollout=\"chat\",stage=\"one\"} 0\n",
+            "weir_rollout_stage{rollout=\"chat\",stage=\"two\"} 1\n",
+            "weir_gate_verdict{rollout=\"chat\",gate=\"p95 < 1s\"} 1\n",
+            "weir_gate_verdict{rollout=\"chat\",gate=\"p95 < 1s (2)\"} -1\n",
+            "weir_gate_verdict{rollout=\"chat\",gate=\"rps > 1\"} 0\n",
+            "weir_trigger_state{rollout=\"chat\",trigger=\"errors\"} 2\n",
+            "weir_trigger_state{rollout=\"chat\",trigger=\"slow\"} 0\n",
+            "weir_blocked_total{rollout=\"chat\"} 4\n",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+        let canary = "weir_requests_total{rollout=\"chat\",arm=\"canary\"";
+        assert!(!text.contains(canary), "probes are not among an arm's requests");
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
