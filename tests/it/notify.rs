@@ -1,9 +1,13 @@
 //! Who is told of what happens: the wire forms, once per event, in order, whatever the target does.
 
 use crate::harness::hook::{Say, Told};
+use crate::harness::raw::call;
 use crate::harness::wait::eventually;
+use crate::harness::weir::folder;
 use crate::harness::{Client, Config, Hook, Origin, Reply, Weir};
+use crate::process::Process;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 
 /// `chat` with a webhook and these lines of its own.
 fn telling(legacy: &Origin, new: &Origin, hook: &Hook, lines: &str) -> Config {
@@ -144,4 +148,194 @@ async fn a_target_that_never_answers_holds_up_nobody() {
     assert_eq!(told_of(&told), trail(&weir).await);
     assert_eq!(slow.events(), ["kill"], "one at a time");
     weir.stop().await;
+}
+
+#[tokio::test]
+async fn slack_and_an_alertmanager_are_told_in_their_own_forms() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let (slack, alerts) = (Hook::start().await, Hook::start().await);
+    let tables = target("alertmanager", &format!("http://{}/am", alerts.address), "token_file = \"token\"")
+        + &target("slack", &format!("http://{}/services/T0/B0", slack.address), "rollouts = [\"chat\"]");
+    let folder = folder();
+    std::fs::write(folder.path().join("token"), "not-to-be-guessed\n").expect("the folder is ours");
+    let weir = Weir::start_in(folder, &Config::split(&legacy, &new).tables(&tables)).await;
+    act(&weir, "kill", json!({ "reason": "a < b & c", "actor": "anna" })).await;
+    act(&weir, "revive", json!({})).await;
+
+    let told = slack.count(2).await;
+    assert_eq!(told[0].target, "/services/T0/B0");
+    let text = told[0].body["text"].as_str().expect("a text");
+    let headline =
+        ":red_circle: *chat was killed: everything goes to stable: running at 50%*\na &lt; b &amp; c\nby anna · ";
+    assert!(text.starts_with(headline), "{text}");
+
+    let told = alerts.count(2).await;
+    assert_eq!(told[0].target, "/am/api/v2/alerts");
+    assert_eq!(told[0].field("authorization"), Some("Bearer not-to-be-guessed"));
+    let labels = json!({ "alertname": "WeirKill", "event": "kill", "rollout": "chat", "severity": "critical" });
+    let (killed, revived) = (&told[0].body, &told[1].body);
+    assert_eq!((&killed[0]["labels"], &revived[0]["labels"]), (&labels, &labels));
+    assert_eq!(killed[0]["annotations"]["description"], "a < b & c");
+    let time = |alert: &Value, name: &str| alert[name].as_str().expect("a time").to_owned();
+    assert!(time(&killed[0], "endsAt") > time(&killed[0], "startsAt"), "it lasts");
+    assert!(time(&revived[0], "endsAt") < time(&killed[0], "endsAt"), "until it is ended");
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_away_is_told_everything_in_order() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let away = Hook::start().await;
+    let config = telling(&legacy, &new, &away, "name = \"night-shift\"");
+    let address = away.address;
+    drop(away);
+    let weir = Weir::start(&config).await;
+    act(&weir, "kill", json!({})).await;
+    act(&weir, "revive", json!({})).await;
+    let text = eventually("a detail", async || {
+        let text = weir.ask("GET", "/readyz", "").await.text().to_owned();
+        text.contains("notify night-shift: cannot reach").then_some(text)
+    })
+    .await;
+    assert!(
+        text.contains(&format!("{address}")) && text.contains("; 2 events wait") && !text.contains("/hook"),
+        "{text}"
+    );
+    let back = Hook::start_at(address).await;
+    assert_eq!(told_of(&back.count(2).await), trail(&weir).await);
+    eventually("no detail", async || (!weir.ask("GET", "/readyz", "").await.text().contains("notify")).then_some(()))
+        .await;
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_not_delivered_is_told_after_a_restart_and_nothing_twice() {
+    let (legacy, new, hook) = (Origin::start("legacy").await, Origin::start("new").await, Hook::start().await);
+    hook.script(|count, _| Say::Status(if count == 1 { 200 } else { 503 }, None));
+    let weir = Weir::start(&telling(&legacy, &new, &hook, "")).await;
+    act(&weir, "kill", json!({})).await;
+    act(&weir, "revive", json!({})).await;
+    act(&weir, "kill", json!({})).await;
+    hook.count(2).await;
+    let weir = weir.restart().await;
+    hook.script(|_, _| Say::Status(200, None));
+    let told = hook.told_until("the rest", |told| told.last().is_some_and(|told| told.body["id"] == json!(3))).await;
+    let mut events: Vec<(u64, String)> = told_of(&told);
+    events.dedup();
+    assert_eq!(events, trail(&weir).await);
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_what_it_had_to_tell() {
+    let (legacy, new, hook) = (Origin::start("legacy").await, Origin::start("new").await, Hook::start().await);
+    hook.script(|count, _| Say::Status(if count == 1 { 200 } else { 503 }, None));
+    let folder = folder();
+    let file = folder.path().join("weir.toml");
+    let admin = free_address();
+    let config = telling(&legacy, &new, &hook, "").to_string();
+    let text = config.replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"{admin}\""));
+    std::fs::write(&file, text).expect("the folder is ours");
+    let process = Process::start(&file).await;
+    for verb in ["kill", "revive", "kill"] {
+        command(admin, verb).await;
+    }
+    // The first was taken and written down, the second is under way.
+    hook.told_until("the second", |told| told.iter().any(|told| told.body["id"] == json!(2))).await;
+    drop(process);
+    hook.script(|_, _| Say::Status(200, None));
+    let _process = Process::start(&file).await;
+    let told = hook.told_until("the third", |told| told.last().is_some_and(|told| told.body["id"] == json!(3))).await;
+    let mut events: Vec<(u64, String)> = told_of(&told);
+    events.dedup();
+    assert_eq!(events, [(1, "kill".to_owned()), (2, "revive".to_owned()), (3, "kill".to_owned())]);
+    let keys: Vec<_> =
+        told.iter().filter(|told| told.body["id"] == json!(2)).map(|told| told.field("x-weir-event")).collect();
+    assert!(keys.len() >= 2 && keys.iter().all(|key| *key == keys[0]), "the same key at every try: {keys:?}");
+}
+
+#[tokio::test]
+async fn a_reload_changes_who_is_told_and_nobody_is_told_old_news() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let (first, second) = (Hook::start().await, Hook::start().await);
+    let with = |hook: &Hook| telling(&legacy, &new, hook, "");
+    let weir = Weir::start(&with(&first)).await;
+    act(&weir, "kill", json!({})).await;
+    sent(&weir, 1).await;
+    weir.write_config(&with(&second));
+    assert!(weir.reload_at_once().await);
+    act(&weir, "revive", json!({})).await;
+    sent(&weir, 2).await;
+    weir.write_config(&with(&first));
+    assert!(weir.reload_at_once().await);
+    act(&weir, "kill", json!({})).await;
+    sent(&weir, 3).await;
+    assert_eq!((first.events(), second.events()), (vec!["kill".into(), "kill".into()], vec!["revive".to_owned()]));
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_plan_stands_at_is_in_the_metrics() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let plan = "[[rollouts.chat.stages]]\nname = \"first\"\nweight = \"50%\"\n\
+                [[rollouts.chat.stages]]\nname = \"second\"\nweight = \"100%\"\ngates = [\"error_rate < 1%\", \"requests > 0\"]\n\
+                [[rollouts.chat.triggers]]\nname = \"errors\"\nwhen = \"error_rate > 50%\"\naction = \"alert\"";
+    let config = Config::split(&legacy, &new).weight("100%").tables(plan);
+    let weir = Weir::start(&config).await;
+    let second = [("rollout", "chat"), ("stage", "second")];
+    let metrics =
+        weir.metrics_until("the second stage", |metrics| metrics.sum("weir_rollout_stage", &second) == 1.0).await;
+    assert!(metrics.has("weir_rollout_stage", &[("stage", "first")]));
+    assert_eq!(metrics.sum("weir_rollout_stage", &[]), 1.0);
+    assert_eq!(metrics.sum("weir_gate_verdict", &[("gate", "error_rate < 1%")]), 0.0);
+    new.script(|_| Reply::status(500));
+    let mut client = Client::http1(weir.address).await;
+    for _ in 0..120 {
+        client.get("/", &[("x-user-id", "u")]).await;
+    }
+    let metrics = weir
+        .metrics_until("a trigger that fires", |metrics| {
+            metrics.sum("weir_trigger_state", &[("rollout", "chat"), ("trigger", "errors")]) == 2.0
+                && metrics.sum("weir_gate_verdict", &[("gate", "error_rate < 1%")]) == -1.0
+        })
+        .await;
+    assert_eq!(metrics.sum("weir_gate_verdict", &[("gate", "requests > 0")]), 1.0);
+    assert_eq!(metrics.count("weir_audit_events_total", &[("kind", "stage")]), 2);
+    assert!(!metrics.has("weir_blocked_total", &[]), "no arm answers by itself");
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn requests_that_an_arm_answers_by_itself_are_counted() {
+    let legacy = Origin::start("legacy").await;
+    let blocking = "{ respond = { status = 403 } }";
+    let config = Config::split(&legacy, &legacy).weight("0%").arms(blocking, "{ upstream = \"new\" }");
+    let weir = Weir::start(&config).await;
+    let mut client = Client::http1(weir.address).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/", &[("x-user-id", "u")]).await.status, 403);
+    }
+    let blocked = [("rollout", "chat")];
+    weir.metrics_until("three", |metrics| metrics.count("weir_blocked_total", &blocked) == 3).await;
+    weir.stop().await;
+}
+
+/// Waits until so many webhooks were taken and that is written down.
+async fn sent(weir: &Weir, count: u64) {
+    let labels = [("kind", "webhook"), ("result", "sent")];
+    weir.metrics_until("webhooks", |metrics| metrics.count("weir_notifications_total", &labels) == count).await;
+}
+
+/// A port that was ours a moment ago.
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound")
+}
+
+/// Has a process carry out a command.
+async fn command(admin: SocketAddr, verb: &str) {
+    let host = admin.to_string();
+    let fields = [("host", host.as_str()), ("content-type", "application/json"), ("connection", "close")];
+    let answer = call(admin, "POST", &format!("/api/v1/rollouts/chat/{verb}"), &fields, b"{}").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
