@@ -47,8 +47,8 @@ pub struct Progress {
     pub share: Option<Weight>,
     /// Stages that have ended forwards.
     pub finished: BTreeSet<Arc<str>>,
-    /// The stage from which it last went back to the one before.
-    pub went_back_from: Option<Arc<str>>,
+    /// Stages from which it has gone back to the one before.
+    pub went_back_from: BTreeSet<Arc<str>>,
     /// Why it is in this state, where there is something to say.
     pub reason: Option<String>,
 }
@@ -64,7 +64,7 @@ impl Default for Progress {
             approved: false,
             share: None,
             finished: BTreeSet::new(),
-            went_back_from: None,
+            went_back_from: BTreeSet::new(),
             reason: None,
         }
     }
@@ -385,11 +385,12 @@ impl<'a> Ground<'a> {
         self.progress.share.unwrap_or(planned).min(self.ceiling)
     }
 
-    /// The progress at the start of the stage that it is in.
+    /// The progress at the start of the stage that it is in; of a rollout without stages, or whose stage is gone, at the
+    /// start of everything.
     pub fn restarted(&self) -> Progress {
         match self.stage() {
             Some((index, _)) => self.at_start_of(index, State::Running),
-            None => Progress { visit: self.progress.visit, ..Progress::default() },
+            None => Progress { visit: self.progress.visit + 1, ..Progress::default() },
         }
     }
 
@@ -446,15 +447,18 @@ impl<'a> Ground<'a> {
         Turn { to: Some(to), ..self.turn(Kind::Rollback, progress, reason) }
     }
 
-    /// To the start of the stage before; from the first one to stable. The second time from the same stage it also pauses,
-    /// so that a rollout never swings between two stages by itself.
+    /// To the start of the stage before; from the first one to stable. The second time from the same stage, however far it
+    /// has got in between, it also pauses, so that a rollout never swings by itself.
     fn backwards_to_previous(&self, reason: String) -> Turn {
         let Some((index, stage)) = self.stage() else { return self.backwards_to_stable(reason) };
         let Some(before) = index.checked_sub(1) else { return self.backwards_to_stable(reason) };
-        let again = self.progress.went_back_from.as_ref() == Some(&stage.name);
+        let again = self.progress.went_back_from.contains(&stage.name);
         let paused = again || self.progress.state == State::Paused;
         let mut progress = self.at_start_of(before, if paused { State::Paused } else { State::Running });
-        progress.went_back_from = Some(Arc::clone(&stage.name));
+        // A weight below that of the stage before was set for a reason: going back raises nothing.
+        let planned = self.stages.list.get(before).map_or(Weight::ZERO, |stage| stage.weight);
+        progress.share = Some(self.weight()).filter(|weight| *weight < planned.min(self.ceiling));
+        progress.went_back_from.insert(Arc::clone(&stage.name));
         for ended in self.stages.list.iter().skip(before) {
             progress.finished.remove(&ended.name);
         }

@@ -251,7 +251,7 @@ impl Engine {
         self.now = self.now.max(now);
         let step = match input {
             Input::Reload { plans, exposes, changes, needs_restart, origin } => {
-                step::check_adoption(&self.states, &plans)?;
+                step::check_adoption(&self.plans, &self.states, &plans)?;
                 let mut step = step::adoption(&self.plans, &self.states, plans, &origin);
                 step.exposes |= exposes;
                 let new = Facts::Reload { changes, needs_restart };
@@ -317,10 +317,18 @@ impl Engine {
                 runtime.retry_at = Some(self.now + RETRY_AFTER);
             }
         }
-        for new in step.plans.iter().flatten().filter(|plan| plan.killed) {
-            if let Some(old) = self.plans.iter_mut().find(|plan| plan.name == new.name) {
-                old.killed = true;
-            }
+        let kills: Vec<Arc<str>> =
+            step.plans.iter().flatten().filter(|plan| plan.killed).map(|p| p.name.clone()).collect();
+        for old in self.plans.iter_mut().filter(|old| kills.contains(&old.name)) {
+            old.killed = true;
+        }
+        // They happened, so they are told, even if everything else that was to be told with them did not.
+        step.entries
+            .retain(|entry| entry.kind == Kind::Kill && entry.rollout.as_ref().is_some_and(|of| kills.contains(of)));
+        if !step.entries.is_empty() {
+            let record = Record { first: false, saves: Vec::new(), entries: step.entries };
+            self.effects.push_back(Effect::Record(record));
+            self.records.push_back(None);
         }
         if let Some(otherwise) = step.otherwise.take() {
             self.begin(*otherwise);

@@ -262,10 +262,17 @@ impl<'a> Standing<'a> {
             }
             (None, State::Pending) if !self.plan.enabled => Some("off in the config (enabled = false)".into()),
             (None, State::RolledBack) if self.saved.breaker.rolled_back => Some(rolled_back(&self.saved.breaker)),
-            (None, State::Pending) => Some(match self.plan.stages.autostart {
-                true => "its plan has not begun".into(),
-                false => "it waits for somebody to start it (autostart = false)".into(),
-            }),
+            (None, State::Pending) if !self.plan.stages.autostart => {
+                Some("it waits for somebody to start it (autostart = false)".into())
+            }
+            (None, State::Pending) => {
+                Some(match self.plan.stages.list.first().and_then(|stage| stage.after.as_ref()) {
+                    Some(After { rollout, stage }) => {
+                        format!("its plan begins when stage `{stage}` of rollout `{rollout}` has ended")
+                    }
+                    None => "its plan has not begun".into(),
+                })
+            }
             (None, _) => self.saved.progress.reason.clone(),
         }
     }

@@ -117,8 +117,11 @@ pub fn revive(standing: &Standing<'_>, origin: Origin, now: Time, wall: Wall) ->
     }
     if standing.saved.held {
         // A stage that is gone is not gone back to: the plan begins anew.
-        let known = standing.stage().is_some() || standing.saved.progress.stage.is_none();
-        let progress = if known { standing.saved.progress.clone() } else { Progress::default() };
+        let gone = standing.stage().is_none() && standing.saved.progress.stage.is_some();
+        let progress = match gone {
+            true => Progress { visit: standing.saved.progress.visit + 1, ..Progress::default() },
+            false => standing.saved.progress.clone(),
+        };
         let saved = SavedRollout { held: false, progress, ..standing.saved.clone() };
         return Ok(standing_step(standing, saved, Kind::Revive, origin));
     }
@@ -231,13 +234,17 @@ pub fn adoption(old_plans: &[Plan], states: &BTreeMap<Arc<str>, Runtime>, plans:
     for plan in &plans {
         let runtime = states.get(&plan.name);
         let before = runtime.map(|runtime| runtime.saved.clone()).unwrap_or_default();
-        let saved = saved_under(plan, before.clone());
+        let old = old_plans.iter().find(|old| old.name == plan.name);
+        let mut saved = saved_under(plan, before.clone());
+        if lowered(old, plan, &saved) {
+            saved.progress.share = None;
+        }
         let ends = saved != before;
         if ends {
             step.saves.push(Save::Rollout { rollout: Arc::clone(&plan.name), saved: saved.clone() });
         }
         let new = Standing { saved: &saved, ..Standing::of(plan, runtime) };
-        match old_plans.iter().find(|old| old.name == plan.name) {
+        match old {
             Some(old) => {
                 let old = Standing::of(old, runtime);
                 step.exposes |= new.exposes_beyond(&old);
@@ -259,6 +266,15 @@ pub fn adoption(old_plans: &[Plan], states: &BTreeMap<Arc<str>, Runtime>, plans:
     step
 }
 
+/// Whether the weight that was set within the stage is more than the stage has under this plan, and had not been before:
+/// then nobody forced it. After a restart nobody can tell, so it is taken to be so.
+fn lowered(old: Option<&Plan>, plan: &Plan, saved: &SavedRollout) -> bool {
+    let Some(stage) = saved.progress.stage.as_deref() else { return false };
+    let weight = |plan: &Plan| plan.stages.find(stage).map(|(_, stage)| stage.weight);
+    let (before, now) = (old.and_then(weight), weight(plan));
+    before != now && saved.progress.share.zip(now).is_some_and(|(share, now)| share > now)
+}
+
 /// What is left of the saved state under a plan: a weight that was set under another value of the file has ended, and a
 /// breaker that is switched off lets go. What it has rolled back stays so until somebody revives it.
 pub fn saved_under(plan: &Plan, saved: SavedRollout) -> SavedRollout {
@@ -269,13 +285,14 @@ pub fn saved_under(plan: &Plan, saved: SavedRollout) -> SavedRollout {
     SavedRollout { set, breaker, progress, held: saved.held || gone.is_some(), ..saved }
 }
 
-/// Whether a plan may take the place of the one that a rollout follows.
+/// Whether plans may take the place of those that their rollouts follow. One that comes back to the config follows none:
+/// if its stage is gone it is held, as after a restart, because nobody could finish it first.
 ///
 /// # Errors
-/// `Conflict` if the rollout is under way in a stage that the new plan does not have.
-pub fn check_adoption(states: &BTreeMap<Arc<str>, Runtime>, plans: &[Plan]) -> Result<(), Refused> {
-    for plan in plans {
-        let Some(runtime) = states.get(&plan.name) else { continue };
+/// `Conflict` if a rollout is under way in a stage that its new plan does not have.
+pub fn check_adoption(old_plans: &[Plan], states: &BTreeMap<Arc<str>, Runtime>, plans: &[Plan]) -> Result<(), Refused> {
+    for plan in plans.iter().filter(|plan| old_plans.iter().any(|old| old.name == plan.name)) {
+        let Some(runtime) = states.get(&plan.name).filter(|runtime| !runtime.saved.held) else { continue };
         if let (_, Some(why)) = walk::progress_under(&plan.stages, &runtime.saved.progress) {
             return Err(conflict(format!("rollouts.{}: {why}: finish, roll back or rename it back first", plan.name)));
         }
@@ -349,16 +366,26 @@ fn tell_of_changes(entries: &mut Vec<Entry>, old: &Standing<'_>, new: &Standing<
         let (rollout, origin) = (rollout.clone(), origin.clone());
         entries.push(Entry { rollout, kind, origin, old, new, to: None, trigger: None });
     };
-    if old.killed() != new.killed() {
-        tell(if new.killed() { Kind::Kill } else { Kind::Revive }, old.facts(), new.facts());
+    // Each is told from where the one before has led, and the last one leads to how things stand.
+    let (before, after) = (old.facts(), new.facts());
+    let Facts::Standing { state, stage, weight, killed, breaker } = before.clone() else { return };
+    let mut present = before;
+    if killed != new.killed() {
+        let next = Facts::Standing { state, stage: stage.clone(), weight, killed: new.killed(), breaker };
+        let kind = if new.killed() { Kind::Kill } else { Kind::Revive };
+        tell(kind, std::mem::replace(&mut present, next.clone()), next);
     }
-    if old.breaker() != new.breaker() {
-        tell(Kind::Recover, old.facts(), new.facts());
+    if breaker != new.breaker() {
+        let next = Facts::Standing { state, stage, weight, killed: new.killed(), breaker: new.breaker() };
+        tell(Kind::Recover, std::mem::replace(&mut present, next.clone()), next);
     }
     if old.state() != new.state() {
-        tell(if new.serves() { Kind::Resume } else { Kind::Pause }, old.facts(), new.facts());
+        let kind = if new.serves() { Kind::Resume } else { Kind::Pause };
+        tell(kind, present, after);
     } else if old.weight() != new.weight() {
-        tell(Kind::Weight, old.facts(), new.facts());
+        tell(Kind::Weight, present, after);
+    } else if present != after {
+        tell(Kind::Stage, present, after);
     }
     for cohort in &new.plan.cohorts {
         let facts = |plan: &CohortPlan| Facts::Cohort {

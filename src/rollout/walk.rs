@@ -1,7 +1,7 @@
 //! What looks at a plan and a person's commands mean for a rollout: a change of state worked out from how things stand. It
 //! carries nothing out; the engine calls it.
 
-use super::course::{Back, Command, Denied, Progress, Turn, act};
+use super::course::{Back, Captured, Command, Denied, Progress, Turn, act};
 use super::engine::Refused;
 use super::report::{Entry, Facts, Kind, Origin, State};
 use super::stages::{Action, After, Stages};
@@ -39,7 +39,7 @@ pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
     let mut saves = Vec::new();
     if let Some(ended) = turn.ended {
         let captured = old.runtime.record.clone();
-        if ended.becomes_baseline {
+        if ended.becomes_baseline && !captured.values.is_empty() {
             let reason = format!("recorded at the end of stage `{}`", ended.stage);
             entries.push(Entry {
                 rollout: Some(Arc::clone(&rollout)),
@@ -50,7 +50,14 @@ pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
                 to: None,
                 trigger: None,
             });
-            saves.push(Save::Captured { rollout: Arc::clone(&rollout), stage: "".into(), captured: captured.clone() });
+            // What had no data, as stable has none once everything is on the canary, keeps the value that was recorded last.
+            let mut values = old.runtime.captures.get("").map(|before| before.values.clone()).unwrap_or_default();
+            values.extend(captured.values.clone());
+            saves.push(Save::Captured {
+                rollout: Arc::clone(&rollout),
+                stage: "".into(),
+                captured: Captured { values },
+            });
         }
         saves.push(Save::Captured { rollout: Arc::clone(&rollout), stage: ended.stage, captured });
     }

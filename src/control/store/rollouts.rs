@@ -9,7 +9,7 @@ use crate::rollout::report::{Origin, State};
 use crate::rollout::standing::{Save, SavedRollout, SetWeight};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, Row, Transaction, params};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub fn write(transaction: &Transaction<'_>, rollout: &str, saved: &SavedRollout)
          ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)"
     );
     // Names of stages hold no line break.
-    let finished: Vec<&str> = progress.finished.iter().map(|stage| &**stage).collect();
+    let lines = |stages: &BTreeSet<Arc<str>>| stages.iter().map(|stage| &**stage).collect::<Vec<&str>>().join("\n");
     transaction.prepare_cached(&sql)?.execute(params![
         rollout,
         weight,
@@ -52,8 +52,8 @@ pub fn write(transaction: &Transaction<'_>, rollout: &str, saved: &SavedRollout)
         i64::try_from(progress.visit).unwrap_or(i64::MAX),
         progress.approved,
         progress.share.map(Weight::ppm),
-        finished.join("\n"),
-        progress.went_back_from,
+        lines(&progress.finished),
+        lines(&progress.went_back_from),
         progress.reason,
     ])?;
     Ok(())
@@ -134,7 +134,7 @@ fn progress_of(row: &Row<'_>) -> Result<Progress, Error> {
         approved: row.get(18)?,
         share: weight(row, 19)?,
         finished: finished.lines().map(Arc::from).collect(),
-        went_back_from: row.get(21)?,
+        went_back_from: row.get::<_, Option<String>>(21)?.unwrap_or_default().lines().map(Arc::from).collect(),
         reason: row.get(22)?,
     })
 }

@@ -46,7 +46,7 @@ fn rollout(name: &str, weight: u32) -> Save {
         approved: true,
         share: Some(ppm(5)),
         finished: ["shadow".into(), "canary-1".into()].into(),
-        went_back_from: Some("canary-50".into()),
+        went_back_from: ["canary-50".into(), "full".into()].into(),
         reason: Some("stage `canary-10` has passed".into()),
     };
     Save::Rollout { rollout: name.into(), saved: SavedRollout { set, killed, held: true, breaker, progress } }

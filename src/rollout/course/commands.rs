@@ -15,7 +15,7 @@ pub enum Command {
     Resume,
     /// The next stage, if the gates pass; `force` asks no gate, `full` means the last stage.
     Promote {
-        /// Whether gates, `after` and approval are passed over.
+        /// Whether gates and `after` are passed over. Minimum time and approval are by every promotion: it is a person's word.
         force: bool,
         /// Whether it goes to the last stage at once.
         full: bool,
@@ -24,7 +24,7 @@ pub enum Command {
     Rollback(Back),
     /// The stage may end once its gates pass.
     Approve,
-    /// The weight within the stage, or that of a rollout without stages; `force` may exceed the stage's.
+    /// The weight within the stage; `force` may exceed the stage's, but not the file's.
     Weight {
         /// Share of units on the canary.
         weight: Weight,
@@ -74,6 +74,7 @@ impl Course {
             Command::Pause => match progress.state {
                 State::Paused => None,
                 State::Running | State::WaitingApproval => Some(ground.paused(why)),
+                State::Pending if ground.serves() => Some(ground.paused(why)),
                 state => return Err(not_while(state, "nothing can be paused")),
             },
             Command::Resume => self.resume(ground, why)?,
@@ -81,13 +82,10 @@ impl Course {
             Command::Rollback(back) => Some(rollback(*back, ground, why)?),
             Command::Approve => approve(ground, why)?,
             Command::Weight { weight, force } => set_weight(*weight, *force, ground, why)?,
-            Command::Revive => match (progress.state, ground.stage()) {
-                (State::RolledBack, Some((index, _))) => {
-                    Some(kind(Kind::Revive, ground.turn(Kind::Stage, ground.at_start_of(index, State::Running), why)))
-                }
-                (State::RolledBack, None) => Some(ground.turn(Kind::Revive, Progress::default(), why)),
-                _ => return Err(Denied("the rollout is not rolled back: nothing to revive".into())),
-            },
+            Command::Revive if progress.state == State::RolledBack => {
+                Some(kind(Kind::Revive, ground.turn(Kind::Stage, ground.restarted(), why)))
+            }
+            Command::Revive => return Err(Denied("the rollout is not rolled back: nothing to revive".into())),
         };
         Ok(turn.filter(|turn| turn.changes(progress)))
     }
@@ -95,13 +93,29 @@ impl Course {
     fn resume(&self, ground: &Ground<'_>, why: String) -> Result<Option<Turn>, Denied> {
         match ground.progress.state {
             State::Running | State::WaitingApproval => Ok(None),
+            // It was under way when it had no stages: now it begins the first one.
+            State::Paused if ground.stage().is_none() && !ground.stages.list.is_empty() => {
+                self.start(ground, 0, false, why).map(Some)
+            }
             State::Paused => {
-                let progress = Progress { state: State::Running, reason: None, ..ground.progress.clone() };
+                let progress = match self.has_run_out(ground) {
+                    true => ground.restarted(),
+                    false => Progress { state: State::Running, reason: None, ..ground.progress.clone() },
+                };
                 Ok(Some(kind(Kind::Resume, ground.turn(Kind::Stage, progress, why))))
             }
             State::Pending if !ground.stages.list.is_empty() => self.start(ground, 0, false, why).map(Some),
             state => Err(not_while(state, "nothing can be resumed")),
         }
+    }
+
+    /// Whether the stage has lasted as long as it may and still does not pass: resumed as it is it would pause again at the
+    /// next look, before anybody could do anything. It begins anew instead, with all of its time and with evidence of its own.
+    fn has_run_out(&self, ground: &Ground<'_>) -> bool {
+        let Some((_, stage)) = ground.stage() else { return false };
+        let over = stage.max_duration.is_some_and(|most| ground.progress.served >= most);
+        let closed = |obstacle: &Obstacle<'_>| matches!(obstacle, Obstacle::Gate(..) | Obstacle::Unjudged(_));
+        over && self.obstacles(ground).iter().any(closed)
     }
 
     fn start(&self, ground: &Ground<'_>, index: usize, force: bool, why: String) -> Result<Turn, Denied> {
@@ -110,7 +124,11 @@ impl Course {
         let held = held.iter().filter(|obstacle| !obstacle.yields_to_promotion() && **obstacle != Obstacle::Frozen);
         match held.into_iter().find(|obstacle| !force || **obstacle == Obstacle::Off) {
             Some(obstacle) => Err(Denied(obstacle.to_string())),
-            None => Ok(ground.entering(index, why)),
+            None => {
+                let mut turn = ground.entering(index, why);
+                turn.progress.finished.extend(ground.stages.names_before(index));
+                Ok(turn)
+            }
         }
     }
 
@@ -119,7 +137,9 @@ impl Course {
             return Err(Denied("the rollout has no stages: set its weight".into()));
         };
         match ground.progress.state {
-            State::Pending => return self.start(ground, if full { last } else { 0 }, force, why),
+            State::Paused | State::Pending if ground.stage().is_none() => {
+                return self.start(ground, if full { last } else { 0 }, force, why);
+            }
             State::Running | State::Paused | State::WaitingApproval => {}
             state => return Err(not_while(state, "nothing can be promoted")),
         }
@@ -131,7 +151,9 @@ impl Course {
         }
         let mut turn = ground.onwards(index, why);
         if full && index < last {
-            let finished = std::mem::take(&mut turn.progress.finished);
+            // The stages between are passed over, and that counts as their end: others may wait for it.
+            let mut finished = std::mem::take(&mut turn.progress.finished);
+            finished.extend(ground.stages.names_before(last));
             turn.progress = Progress { finished, ..ground.at_start_of(last, State::Running) };
         }
         Ok(turn)
@@ -139,19 +161,27 @@ impl Course {
 }
 
 impl Stages {
+    fn names_before(&self, index: usize) -> impl Iterator<Item = Arc<str>> {
+        self.list.iter().take(index).map(|stage| Arc::clone(&stage.name))
+    }
+
     /// What becomes of a rollout's progress when this plan takes the place of the one it followed.
     ///
     /// # Errors
     /// If the rollout is under way in a stage that this plan does not have.
     pub fn adopt(&self, progress: &Progress) -> Result<Progress, Denied> {
-        // A rollout that had no stages begins the first one; one that was taken back stays so.
-        if progress.stage.is_none() && !self.list.is_empty() && progress.state != State::RolledBack {
+        // A rollout that had no stages begins the first one; one that was paused or taken back stays so.
+        let rests = matches!(progress.state, State::RolledBack | State::Paused);
+        if progress.stage.is_none() && !self.list.is_empty() && !rests {
             return Ok(Progress { visit: progress.visit, ..Progress::default() });
         }
         let known = progress.stage.as_deref().is_none_or(|stage| self.find(stage).is_some());
         let mut adopted = progress.clone();
         adopted.finished.retain(|stage| self.find(stage).is_some());
+        let ends = self.list.last().map(|stage| &stage.name) == progress.stage.as_ref();
         match progress.state {
+            // Stages were added after the last one: it goes on.
+            State::Completed if known && !ends && !self.list.is_empty() => adopted.state = State::Running,
             _ if known => {}
             State::Running | State::Paused | State::WaitingApproval => {
                 let stage = progress.stage.as_deref().unwrap_or_default();
@@ -161,7 +191,8 @@ impl Stages {
             State::Pending | State::RolledBack => adopted.stage = None,
         }
         if self.list.is_empty() && matches!(progress.state, State::Completed | State::Pending) {
-            return Ok(Progress { visit: progress.visit, ..Progress::default() });
+            // A weight that a person has lowered stays below the file's.
+            return Ok(Progress { visit: progress.visit, share: progress.share, ..Progress::default() });
         }
         Ok(adopted)
     }
@@ -204,11 +235,13 @@ fn set_weight(weight: Weight, force: bool, ground: &Ground<'_>, why: String) -> 
     if !ground.serves() {
         return Err(not_while(ground.progress.state, "its weight stays 0"));
     }
+    if weight > ground.ceiling {
+        return Err(Denied(format!("the config's weight {} is a ceiling for every stage", ground.ceiling)));
+    }
     if let (Some((_, stage)), false) = (ground.stage(), force)
-        && weight > stage.weight.min(ground.ceiling)
+        && weight > stage.weight
     {
-        let most = stage.weight.min(ground.ceiling);
-        return Err(Denied(format!("stage `{}` allows at most {most}; `force` sets more", stage.name)));
+        return Err(Denied(format!("stage `{}` allows at most {}; `force` sets more", stage.name, stage.weight)));
     }
     let progress = Progress { share: Some(weight), ..ground.progress.clone() };
     Ok(Some(kind(Kind::Weight, ground.turn(Kind::Alert, progress, why))))

@@ -4,7 +4,7 @@
 use super::Measurements;
 use super::recheck::{STABLE_SICK, recheck_after};
 use crate::rollout::Arm;
-use crate::rollout::criterion::{Criterion, Filter, Metric, Origin, Quantile, Reading, Sample, parse};
+use crate::rollout::criterion::{Criterion, Filter, Metric, Origin, Quantile, Reading, Sample};
 use crate::rollout::stages::{Span, Stages};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -119,8 +119,8 @@ pub fn asks(stages: &Stages, stage: Option<&str>, went_back: bool) -> Vec<(Span,
     for trigger in &stages.triggers {
         ask(trigger.span(went_back), &trigger.criterion, trigger.spares_both);
     }
-    if let Ok(sick) = parse(STABLE_SICK) {
-        ask(Span::Last(recheck_after(stages)), &sick, false);
+    if let Some(sick) = STABLE_SICK.as_ref() {
+        ask(Span::Last(recheck_after(stages)), sick, false);
     }
     asked
 }

@@ -2,10 +2,11 @@
 
 use super::{Course, Ground, Measurements, Over, Turn};
 use crate::clock::Time;
-use crate::rollout::criterion::parse;
+use crate::rollout::criterion::{Criterion, parse};
 use crate::rollout::report::Kind;
 use crate::rollout::scale::WINDOW_MIN;
 use crate::rollout::stages::{Span, Stages, span_text};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// How long after a rollback stable is judged, and over which time: what was under way has ended by then.
@@ -14,7 +15,7 @@ const RECHECK_AFTER: Duration = Duration::from_secs(10);
 const RECHECK_UNTIL: Duration = Duration::from_secs(60);
 const RECHECK_UNTIL_MIN: Duration = Duration::from_secs(10);
 /// Share of failures from which stable counts as sick after a rollback.
-pub(super) const STABLE_SICK: &str = "stable.error_rate > 5%";
+pub(super) static STABLE_SICK: LazyLock<Option<Criterion>> = LazyLock::new(|| parse("stable.error_rate > 5%").ok());
 /// Requests that this needs.
 const RECHECK_REQUESTS_MIN: u64 = 10;
 
@@ -29,7 +30,7 @@ impl Course {
         if waited > ground.stages.scale.shrunk(RECHECK_UNTIL, RECHECK_UNTIL_MIN) {
             self.rechecks_since = None;
         }
-        let sick = parse(STABLE_SICK).ok()?;
+        let sick = STABLE_SICK.as_ref()?;
         let over = Over { measured, span: Span::Last(after) };
         let found = sick.evaluate(&over, RECHECK_REQUESTS_MIN, &span_text(after));
         if found.holds != Some(true) {

@@ -6,6 +6,8 @@ use crate::rollout::stages::Gate;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+mod edges;
+
 const HOUR: u64 = 3600;
 
 /// Values by the printed form of what is asked for: `canary error_rate`.
@@ -41,6 +43,7 @@ struct World {
     frozen: bool,
     finished: bool,
     others_serve: bool,
+    ceiling: Weight,
     now: Time,
     told: Vec<Turn>,
 }
@@ -55,6 +58,7 @@ impl World {
             frozen: false,
             finished: true,
             others_serve: true,
+            ceiling: Weight::FULL,
             now: Time::from_micros(1),
             told: Vec::new(),
         }
@@ -66,7 +70,7 @@ impl World {
         let ground = Ground {
             stages: &self.stages,
             progress: &self.progress,
-            ceiling: Weight::FULL,
+            ceiling: self.ceiling,
             enabled: true,
             frozen: self.frozen,
             wall: Wall::from_millis(0),
@@ -267,70 +271,6 @@ fn previous_goes_back_one_stage_and_the_second_time_pauses() {
 }
 
 #[test]
-fn going_back_is_a_new_start_for_triggers_and_what_goes_on_failing_goes_further_back() {
-    let mut world = ramp(vec![trigger("error_rate > 0.5%", 1, Action::Previous)]);
-    world.pass(24 * HOUR);
-    world.is_at(State::Running, "fifty", 50);
-    world.numbers.set("canary error_rate", 0.02);
-    world.pass(2 * 60);
-    world.is_at(State::Running, "ten", 10);
-    assert!(world.course.went_back(), "windows reach back to the start of the stage only");
-    assert_eq!(world.course.trigger("t").map(|watched| watched.alarm), None, "nothing has held here yet");
-    world.pass(2 * 60);
-    world.is_at(State::RolledBack, "ten", 0);
-    assert_eq!(world.kinds(), ["stage", "stage", "rollback", "rollback"]);
-}
-
-#[test]
-fn what_holds_across_a_step_forwards_goes_on_holding() {
-    let mut world = ramp(vec![trigger("error_rate > 0.5%", 10, Action::Rollback)]);
-    world.pass(24 * HOUR - 5 * 60);
-    world.numbers.set("canary error_rate", 0.008);
-    world.pass(5 * 60);
-    world.is_at(State::Running, "fifty", 50);
-    assert!(!world.course.went_back());
-    world.pass(6 * 60);
-    world.is_at(State::RolledBack, "fifty", 0);
-}
-
-#[test]
-fn a_trigger_that_has_alerted_alerts_again_in_the_next_stage() {
-    let mut world = ramp(vec![trigger("error_rate > 0.5%", 0, Action::Alert)]);
-    world.numbers.set("canary error_rate", 0.008);
-    world.pass(25 * HOUR);
-    assert_eq!(world.kinds(), ["stage", "alert", "stage", "alert"]);
-}
-
-#[test]
-fn a_step_forwards_waits_for_the_look_after_what_is_told() {
-    let mut world = ramp(vec![trigger("error_rate > 0.5%", 0, Action::Alert)]);
-    world.pass(24 * HOUR - 60);
-    world.numbers.set("canary error_rate", 0.008);
-    world.pass(60);
-    assert_eq!(world.kinds(), ["stage", "alert"]);
-    world.pass(60);
-    assert_eq!(world.kinds(), ["stage", "alert", "stage"]);
-}
-
-#[test]
-fn no_time_before_a_stage_or_while_nothing_is_served_counts_for_it() {
-    let mut world = ramp(Vec::new());
-    world.pass(HOUR);
-    // Between two looks: half a minute of it, then the next stage.
-    world.now = world.now.plus(Duration::from_secs(30));
-    world.ask(Command::Promote { force: true, full: false }).unwrap();
-    world.now = world.now.plus(Duration::from_secs(30));
-    world.look();
-    assert_eq!(world.progress.served, Duration::from_secs(30));
-    world.ask(Command::Pause).unwrap();
-    world.now = world.now.plus(Duration::from_secs(40));
-    world.ask(Command::Resume).unwrap();
-    world.now = world.now.plus(Duration::from_secs(20));
-    world.look();
-    assert_eq!(world.progress.served, Duration::from_secs(50));
-}
-
-#[test]
 fn previous_on_the_first_stage_is_a_rollback() {
     let mut world = ramp(vec![trigger("error_rate > 0.5%", 1, Action::Previous)]);
     world.numbers.set("canary error_rate", 0.02);
@@ -383,23 +323,6 @@ fn a_trigger_may_act_on_another_rollout() {
     world.is_at(State::Running, "ten", 10);
     assert_eq!(world.told[1].acts_on, Some(("prefer".into(), Action::Rollback)));
     assert_eq!(world.told.len(), 2);
-}
-
-#[test]
-fn a_rollout_that_begins_while_another_ones_trigger_fires_is_acted_on_then() {
-    let mut other = trigger("error_rate > 0.5%", 1, Action::Rollback);
-    other.rollout = Some("prefer".into());
-    let mut world = ramp(vec![other]);
-    world.others_serve = false;
-    world.numbers.set("canary error_rate", 0.02);
-    world.pass(HOUR);
-    assert_eq!(world.kinds(), ["stage", "alert"], "told once");
-    assert!(world.told[1].reason.ends_with("rollback of `prefer`, which serves nobody"), "{}", world.told[1].reason);
-    assert_eq!(world.told[1].acts_on, None);
-    world.others_serve = true;
-    world.pass(HOUR);
-    assert_eq!(world.kinds(), ["stage", "alert", "alert"]);
-    assert_eq!(world.told[2].acts_on, Some(("prefer".into(), Action::Rollback)));
 }
 
 #[test]
@@ -523,6 +446,11 @@ fn a_weight_moves_within_the_stage_and_ends_with_it() {
     assert_eq!(denied, "stage `ten` allows at most 10%; `force` sets more");
     world.ask(Command::Weight { weight: weight(20), force: true }).unwrap();
     world.is_at(State::Running, "ten", 20);
+    world.ceiling = weight(15);
+    let denied = world.ask(Command::Weight { weight: weight(20), force: true }).unwrap_err();
+    assert_eq!(denied, "the config's weight 15% is a ceiling for every stage");
+    world.is_at(State::Running, "ten", 15);
+    world.ceiling = Weight::FULL;
     world.pass(24 * HOUR);
     world.is_at(State::Running, "fifty", 50);
     world.ask(Command::Rollback(Back::Stable)).unwrap();
@@ -574,6 +502,9 @@ fn a_changed_plan_needs_the_present_stage() {
     world.progress.state = State::Completed;
     assert_eq!(with(&[]).adopt(&world.progress).unwrap().state, State::Pending);
     assert_eq!(with(&["last"]).adopt(&world.progress).unwrap().stage.as_deref(), Some("last"));
+    let state = |names: &[&str], progress: &Progress| with(names).adopt(progress).unwrap().state;
+    assert_eq!(state(&["ten", "fifty"], &world.progress), State::Completed);
+    assert_eq!(state(&["ten", "fifty", "more"], &world.progress), State::Running, "stages were added after its last");
 }
 
 #[test]
@@ -583,8 +514,10 @@ fn triggers_of_a_rollout_without_stages_act_too() {
     world.numbers.set("canary error_rate", 0.02);
     world.look();
     world.is_at(State::RolledBack, "-", 0);
+    let visit = world.progress.visit;
     world.ask(Command::Revive).unwrap();
     world.is_at(State::Pending, "-", 100);
+    assert!(world.progress.visit > visit && world.course.went_back(), "what rolled it back lies before");
 }
 
 #[test]

@@ -199,6 +199,8 @@ fn a_kill_in_a_new_file_needs_no_disk_even_if_the_rest_of_the_file_does() {
     assert_eq!(conflict_of(world.send(reload([killed, plan("pay", 900_000)]))), CANNOT_WRITE);
     assert!(world.killed("chat"));
     assert_eq!(world.weight("pay"), 100_000);
+    let told: Vec<Kind> = world.late.iter().map(|entry| entry.kind).collect();
+    assert_eq!(told, [Kind::Kill], "it happened, so it is told as soon as that is possible");
     world.disk_full = false;
     assert!(conflict_of(world.send(revive())).contains("by file or environment"));
     world.send(reload([plan("chat", 100_000), plan("pay", 100_000)])).unwrap();
@@ -365,7 +367,8 @@ fn every_change_of_a_reload_is_told_with_old_and_new() {
         let breaker = super::breaker::State::Closed;
         Facts::Standing { state: State::Running, stage: None, weight: ppm(weight), killed, breaker }
     };
-    assert_eq!(world.trail[1].old, standing(100_000, false));
+    assert_eq!(world.trail[0].new, standing(100_000, true));
+    assert_eq!(world.trail[1].old, standing(100_000, true), "each from where the one before has led");
     assert_eq!(world.trail[1].new, standing(200_000, true));
 }
 

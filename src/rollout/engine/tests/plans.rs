@@ -1,7 +1,7 @@
 //! What becomes of rollouts when their plans are looked at: order of effects, record, disk, several rollouts at once.
 
 use super::*;
-use crate::rollout::course::asks;
+use crate::rollout::course::{Back, asks};
 use crate::rollout::criterion::{Reading, parse};
 use crate::rollout::stages::{Action, Gate, Span, Trigger};
 
@@ -208,13 +208,109 @@ fn a_stage_of_a_rollout_that_was_taken_back_opens_no_way() {
     watched(&mut world, "pay", 0.0).unwrap();
     assert_eq!(state(&world, "pay").0, State::Pending, "killed");
     world.send(revive()).unwrap();
-    let back = Command::Rollback(crate::rollout::course::Back::Stable);
+    let back = Command::Rollback(Back::Stable);
     world.send(Input::Command { rollout: "chat".into(), command: back, origin: who() }).unwrap();
     watched(&mut world, "pay", 0.0).unwrap();
     assert_eq!(state(&world, "pay").0, State::Pending, "rolled back");
     world.send(revive()).unwrap();
     watched(&mut world, "pay", 0.0).unwrap();
     assert_eq!(state(&world, "pay").0, State::Running);
+}
+
+#[test]
+fn a_rollout_that_comes_back_without_its_stage_is_held_and_begins_anew_when_revived() {
+    let mut world = at_fifty([ramp("chat"), ramp("pay")]);
+    world.send(reload([ramp("pay")])).unwrap();
+    let mut other = ramp("chat");
+    other.stages.list[1].name = "half".into();
+    world.send(reload([other.clone(), ramp("pay")])).unwrap();
+    assert_eq!(state(&world, "chat"), (State::Paused, Some("fifty".into()), 0));
+    world.send(revive()).unwrap();
+    watched(&mut world, "chat", 0.0).unwrap();
+    assert_eq!(state(&world, "chat"), (State::Running, Some("ten".into()), 100_000));
+    // One that is under way is not taken from under itself.
+    world.send(Input::Command { rollout: "chat".into(), command: forced(), origin: who() }).unwrap();
+    assert!(conflict_of(world.send(reload([ramp("chat"), ramp("pay")]))).contains("in stage `half`"));
+}
+
+#[test]
+fn a_weight_above_what_its_stage_is_lowered_to_ends_unless_it_was_forced() {
+    let set = |weight, force| Input::SetWeight { rollout: "chat".into(), weight: ppm(weight), force, origin: who() };
+    let lowered = |to| {
+        let mut plan = ramp("chat");
+        plan.stages.list[1].weight = ppm(to);
+        plan
+    };
+    let mut world = at_fifty([ramp("chat"), ramp("pay")]);
+    world.send(set(400_000, false)).unwrap();
+    world.send(reload([lowered(450_000), ramp("pay")])).unwrap();
+    assert_eq!(world.weight("chat"), 400_000);
+    world.send(reload([lowered(200_000), ramp("pay")])).unwrap();
+    assert_eq!(world.weight("chat"), 200_000);
+    assert_eq!(world.restarted([ramp("chat")]).weight("chat"), 500_000);
+    world.send(set(700_000, true)).unwrap();
+    world.send(reload([lowered(200_000), ramp("pay")])).unwrap();
+    assert_eq!(world.weight("chat"), 700_000, "the stage is as it was");
+    assert_eq!(
+        world.restarted([lowered(200_000)]).weight("chat"),
+        200_000,
+        "nobody can tell any more that it was forced"
+    );
+}
+
+#[test]
+fn what_stable_showed_before_it_lost_its_traffic_stays_in_the_baseline() {
+    let captured = |values: &[(&str, f64)]| Captured {
+        values: values.iter().map(|(name, value)| ((*name).to_owned(), (*value, 100))).collect(),
+    };
+    let mut plan = ramp("chat");
+    plan.stages.list[0].capture_baseline = true;
+    let mut world = World::of([plan]);
+    watched(&mut world, "chat", 0.0).unwrap();
+    let ask = |command| Input::Command { rollout: "chat".into(), command, origin: who() };
+    let both = |world: &World| {
+        let captures = &world.engine.standing("chat").unwrap().runtime.captures;
+        ["stable p95", "canary p95"].map(|name| captures[""].values[name].0)
+    };
+    for (record, baseline) in [
+        (captured(&[("stable p95", 80.0), ("canary p95", 90.0)]), [80.0, 90.0]),
+        (captured(&[("canary p95", 70.0)]), [80.0, 70.0]),
+    ] {
+        let (rollout, wall, readings) = ("chat".into(), Wall::default(), Readings::default());
+        world.send(Input::Watched { rollout, wall, readings, record }).unwrap();
+        world.send(ask(forced())).unwrap();
+        assert_eq!(both(&world), baseline);
+    }
+    // The first stage again, without a single request in it.
+    world.send(ask(Command::Rollback(Back::Previous))).unwrap();
+    world.send(ask(forced())).unwrap();
+    assert_eq!((both(&world), world.last().kind), ([80.0, 70.0], Kind::Stage));
+}
+
+#[test]
+fn a_rollout_that_the_config_switches_off_goes_nowhere() {
+    let mut world = World::of([ramp("chat")]);
+    watched(&mut world, "chat", 0.0).unwrap();
+    world.now = world.now + HOUR;
+    let mut off = Plan { enabled: false, ..ramp("chat") };
+    off.stages.list[0].gates.clear();
+    world
+        .send(Input::Watched {
+            rollout: "chat".into(),
+            wall: Wall::default(),
+            readings: Readings::default(),
+            record: Captured::default(),
+        })
+        .unwrap();
+    world.send(reload([off])).unwrap();
+    watched(&mut world, "chat", 0.0).unwrap();
+    assert_eq!(state(&world, "chat"), (State::Pending, Some("ten".into()), 0));
+    world.send(reload([ramp("chat")])).unwrap();
+    assert_eq!(state(&world, "chat"), (State::Running, Some("ten".into()), 100_000));
+}
+
+fn forced() -> Command {
+    Command::Promote { force: true, full: false }
 }
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -36,6 +36,7 @@ pub struct World {
     pub disk_full: bool,
     /// What could not be written of steps that happened; a real disk gets it as soon as it takes anything.
     pub unwritten: Vec<Save>,
+    pub late: Vec<Entry>,
 }
 
 impl World {
@@ -56,6 +57,7 @@ impl World {
             trail: Vec::new(),
             disk_full: false,
             unwritten: Vec::new(),
+            late: Vec::new(),
         };
         world.drain().unwrap();
         world
@@ -107,6 +109,7 @@ impl World {
                     self.trail.extend(record.entries.iter().cloned());
                 } else if !record.first {
                     self.unwritten.extend(record.saves.iter().cloned());
+                    self.late.extend(record.entries.iter().cloned());
                 }
                 let (first, answer) = (record.first, self.engine.recorded(!self.disk_full));
                 assert!(answer.is_ok() || (first && self.disk_full), "{answer:?}");
