@@ -1,6 +1,7 @@
-//! The whole breaker under random fire: state machine, latch and decisions together on a virtual clock, from a seed.
+//! Breaker and plans under random fire, on a virtual clock, from a seed: the whole breaker with latch and decisions, and
+//! the engine with several rollouts, their plans, a disk and a process that may be killed at any effect (`plans`).
 //!
-//! Each history is one small rollout with rules, units, traffic, faults on either arm, an operator and restarts, all drawn
+//! Each history of the breaker is one small rollout with rules, units, traffic, faults on either arm, an operator and restarts, all drawn
 //! at random; `world` says what must hold at every step of it. A failing history prints its seed and is run again alone
 //! by `WEIR_SIMULATION_SEED`; `WEIR_SIMULATION_HISTORIES` asks for more of them.
 
@@ -9,6 +10,8 @@
 
 #[path = "simulation/oracle.rs"]
 mod oracle;
+#[path = "simulation/plans/mod.rs"]
+mod plans;
 #[path = "simulation/traffic.rs"]
 mod traffic;
 #[path = "simulation/world.rs"]
@@ -40,14 +43,29 @@ fn arms_that_break_alike_never_trip() {
     assert!(met.spared > 0 || histories() < HISTORIES, "{met:?}");
 }
 
-/// Runs so many histories on all processors; the first that fails ends the test with its seed.
+#[test]
+fn no_plan_moves_but_by_its_rules() {
+    let met = run_plans(histories());
+    println!("{met:?}");
+    assert!(met.counts().iter().all(|&count| count > 100 || histories() < HISTORIES), "{met:?}");
+}
+
 fn run(histories: u64, kind: Kind) -> Met {
+    on_all(histories, &|seed| World::new(seed, kind).live(), Met::add)
+}
+
+fn run_plans(histories: u64) -> plans::Met {
+    on_all(histories, &|seed| plans::World::new(seed).live(), plans::Met::add)
+}
+
+/// Lives so many histories on all processors; the first that fails ends the test with its seed.
+fn on_all<M: Default + Send>(histories: u64, live: &(impl Fn(u64) -> M + Sync), add: fn(&mut M, &M)) -> M {
     if let Some(seed) = number("WEIR_SIMULATION_SEED") {
-        return World::new(seed, kind).live();
+        return live(seed);
     }
     let next = AtomicU64::new(0);
     let work = || {
-        let mut met = Met::default();
+        let mut met = M::default();
         loop {
             let history = next.fetch_add(1, Ordering::Relaxed);
             if history >= histories {
@@ -55,15 +73,16 @@ fn run(histories: u64, kind: Kind) -> Met {
             }
             let seed = FIRST_SEED.wrapping_add(history);
             let told = Told(seed);
-            met.add(&World::new(seed, kind).live());
+            add(&mut met, &live(seed));
             std::mem::forget(told);
         }
     };
     thread::scope(|scope| {
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        let mut sum = Met::default();
-        handles.into_iter().for_each(|handle| sum.add(&handle.join().expect("a history failed; its seed is above")));
+        let mut sum = M::default();
+        let failed = "a history failed; its seed is above";
+        handles.into_iter().for_each(|handle| add(&mut sum, &handle.join().expect(failed)));
         sum
     })
 }
