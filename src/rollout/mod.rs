@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod cohort;
 pub mod course;
 pub mod criterion;
+pub mod diff;
 pub mod engine;
 pub mod flags;
 pub mod force;
