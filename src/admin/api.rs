@@ -35,6 +35,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts/{name}", get(rollout))
         .route("/api/v1/rollouts/{name}/explain", get(explain))
         .route("/api/v1/rollouts/{name}/validate", get(steer::validate))
+        .route("/api/v1/rollouts/{name}/incidents", get(incidents))
         .route("/api/v1/rollouts/{name}/weight", post(weight))
         .route("/api/v1/rollouts/{name}/{command}", post(steer::command))
         .route("/api/v1/rollouts/{name}/kill", post(kill))
@@ -107,6 +108,14 @@ async fn rollout(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
         return Err(unknown_rollout(&name, reports.iter().map(|report| &*report.name)));
     };
     json(&view::Rollout::of(report, window))
+}
+
+async fn incidents(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
+    let name = path(name)?;
+    let limit = Query::parse(uri.query()).number("limit", INCIDENTS_DEFAULT)?.max(1);
+    let records = handle.incidents(&name, usize::try_from(limit).unwrap_or(usize::MAX)).await;
+    let records = records.map_err(|denied| refused(&handle, &name, None, denied))?;
+    json(&view::review::Incidents { incidents: records.iter().map(view::review::Incident::of).collect() })
 }
 
 async fn explain(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
@@ -293,5 +302,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(125);
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 /// How far the rolling windows reach back.
 const WINDOW_MAX: Duration = Duration::from_secs(15 * 60);
+const INCIDENTS_DEFAULT: u64 = 20;
 const EVENTS_DEFAULT: u64 = 100;
 const EVENTS_MAX: u64 = 1000;

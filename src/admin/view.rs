@@ -4,6 +4,7 @@
 //! know nothing of them. Times are RFC 3339 in UTC, spans are seconds, latencies milliseconds.
 
 mod plan;
+pub mod review;
 
 pub use plan::{Gate, Obstacle, Passage, Planned, Stage, Trigger, Validation};
 
@@ -209,7 +210,7 @@ pub struct Events {
 }
 
 /// One entry of the audit trail.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Goes up by one.
     pub id: u64,

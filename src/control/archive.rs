@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// Between two samples; a time scale divides it.
 pub const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+/// The least that a time scale leaves of it.
+pub const SAMPLE_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// What was counted up to one moment.
 #[derive(Debug)]
@@ -69,7 +71,6 @@ pub struct Tally {
 /// A question about the history, with what is to be done with the answer.
 pub type Question = Box<dyn FnOnce(Result<Day, String>) + Send>;
 
-#[allow(dead_code, reason = "for the report, which comes next")]
 enum Order {
     Keep(Box<Tick>),
     Day { rollout: Arc<str>, since: Wall, then: Question },
@@ -118,7 +119,6 @@ impl Archive {
 
     /// Asks what happened to a rollout since then. The answer comes on the history's own thread, after everything that was
     /// kept before the question. Never waits.
-    #[allow(dead_code, reason = "for the report, which comes next")]
     pub fn ask(&self, rollout: Arc<str>, since: Wall, then: Question) {
         let refused = match &self.orders {
             None => Some((then, "no metric history is kept")),

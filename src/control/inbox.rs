@@ -8,7 +8,9 @@ use super::signals::{Counted, Posting};
 use super::watch::LOOK_EVERY;
 use super::{Denied, Origin, Reloaded};
 use crate::rollout::engine::Input;
+use crate::rollout::incident::IncidentRecord;
 use crate::rollout::report::{self, PassageReport, RolloutReport};
+use crate::rollout::review::Dossier;
 use std::future::pending;
 use std::io;
 use std::time::Duration;
@@ -36,6 +38,10 @@ pub enum Command {
     Events { since: u64, limit: usize, reply: oneshot::Sender<Result<(Vec<report::Event>, u64), Denied>> },
     /// Something that happened, for a signal.
     Signal { signal: String, posting: Posting, reply: oneshot::Sender<Result<Counted, Denied>> },
+    /// Everything that is known of a rollout over some time.
+    Review { rollout: String, span: Duration, reply: oneshot::Sender<Result<Box<Dossier>, Denied>> },
+    /// The last rollbacks of a rollout.
+    Incidents { rollout: String, limit: usize, reply: oneshot::Sender<Result<Vec<IncidentRecord>, Denied>> },
     /// The text for Prometheus.
     Metrics { reply: oneshot::Sender<String> },
     /// The effective config.

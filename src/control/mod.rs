@@ -35,7 +35,9 @@ use crate::rollout::assign::Switches;
 use crate::rollout::bucket::Weight;
 use crate::rollout::course;
 use crate::rollout::engine::{Input, Refused};
+use crate::rollout::incident::IncidentRecord;
 use crate::rollout::report::{Event, PassageReport, RolloutReport};
+use crate::rollout::review::Dossier;
 use crate::snapshot::{Published, Snapshot};
 use inbox::Command;
 use signals::{Counted, Posting};
@@ -201,6 +203,18 @@ impl Handle {
         self.ask(ANSWER_WITHIN, |reply| Command::Events { since, limit, reply }).await?
     }
 
+    /// Everything that is known of a rollout over the last `span`.
+    pub async fn review(&self, rollout: &str, span: Duration) -> Result<Box<Dossier>, Denied> {
+        let rollout = rollout.to_owned();
+        self.ask(REVIEW_WITHIN, |reply| Command::Review { rollout, span, reply }).await?
+    }
+
+    /// The last rollbacks of a rollout with their numbers, the oldest first, at most `limit` (and 100).
+    pub async fn incidents(&self, rollout: &str, limit: usize) -> Result<Vec<IncidentRecord>, Denied> {
+        let rollout = rollout.to_owned();
+        self.ask(ANSWER_WITHIN, |reply| Command::Incidents { rollout, limit, reply }).await?
+    }
+
     /// Counts something that happened for the signal of that name.
     pub async fn post_signal(&self, signal: &str, posting: Posting) -> Result<Counted, Denied> {
         let signal = signal.to_owned();
@@ -282,6 +296,8 @@ fn named(origin: Origin) -> Origin {
 
 /// How long a question waits: long enough for a disk that is slow to sync.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a report waits: a year of samples is read from a disk.
+const REVIEW_WITHIN: Duration = Duration::from_secs(60);
 /// How long a reload waits: a million users in files take seconds.
 const RELOAD_WITHIN: Duration = Duration::from_secs(120);
 /// How long a probe of readiness waits; shorter than any prober does.

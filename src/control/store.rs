@@ -6,12 +6,14 @@
 
 mod audit;
 mod file;
+mod incidents;
 mod outbox;
 mod rollouts;
 mod unwritten;
 
 pub use audit::{Numbers, event};
 pub use file::{Identity, OpenError, Opened, beside, move_aside};
+pub use incidents::{NewIncident, incident};
 pub use outbox::Told;
 
 use crate::clock::Wall;
@@ -58,6 +60,8 @@ pub struct NewEvent {
     pub key: u64,
     /// The keys of the targets that are to be told of it.
     pub tell: Vec<Arc<str>>,
+    /// Everything that was known at that moment, if it is a rollback.
+    pub incident: Option<NewIncident>,
 }
 
 /// Why a record was not written; worth trying again.
@@ -151,6 +155,43 @@ impl Store {
         Ok((events, next))
     }
 
+    /// The entries of the audit trail since then about a rollout and about the whole process, the oldest first, at most
+    /// `limit` of the newest, and whether there are more. Looks at a bounded number of entries, because the loop waits.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn trail(&self, rollout: &str, since: Wall, limit: usize) -> Result<(Vec<Event>, bool), rusqlite::Error> {
+        let sql =
+            "SELECT id, time_ms, rollout, kind, actor, reason, old, new, numbers FROM events ORDER BY id DESC LIMIT ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([LOOKED_AT_MAX + 1])?;
+        let (mut trail, mut seen, mut before) = (Vec::new(), 0, 0);
+        let about = |of: Option<&str>| of.is_none_or(|of| of == rollout);
+        trail.extend(self.unwritten.events_after(0).filter(|event| about(event.rollout.as_deref())));
+        trail.reverse();
+        let mut cut = false;
+        while let Some(row) = rows.next()? {
+            seen += 1;
+            let time_ms = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+            // A clock that was set back leaves some that look older than they are.
+            before = if time_ms > since.as_millis() { 0 } else { before + 1 };
+            if before > OLDER_MAX {
+                break;
+            }
+            let of: Option<String> = row.get(2)?;
+            if before > 0 || !about(of.as_deref()) {
+                continue;
+            }
+            if trail.len() >= limit || seen > LOOKED_AT_MAX {
+                cut = true;
+                break;
+            }
+            trail.push(event_of(row)?);
+        }
+        trail.reverse();
+        Ok((trail, cut))
+    }
+
     fn write_all(&mut self, saves: &[Save], events: &[NewEvent]) -> Result<(), WriteError> {
         if Identity::of(&self.path).ok() != Some(self.identity) {
             return Err(WriteError::Replaced(self.path.clone()));
@@ -172,6 +213,9 @@ impl Store {
         for (id, event) in (first..).zip(events) {
             write_event(&transaction, id, event)?;
         }
+        for (rollout, recheck, reason) in &self.unwritten.rechecks {
+            incidents::complete(&transaction, rollout.as_ref(), *recheck, reason)?;
+        }
         outbox::remove(&transaction, &self.unwritten.delivered)?;
         let end = first + events.len() as u64;
         trim_events(&transaction, end - 1)?;
@@ -181,6 +225,10 @@ impl Store {
     }
 }
 
+/// Entries that one question about a rollout looks at, at most.
+const LOOKED_AT_MAX: i64 = 5000;
+/// Entries from before the time asked for, one after the other, after which no younger one is expected.
+const OLDER_MAX: u32 = 20;
 /// Events that one question returns, at most.
 pub const EVENTS_PAGE_MAX: usize = 1000;
 /// Entries of the audit trail that are kept: years of careful work, or a month of a reload every half minute.
@@ -211,6 +259,7 @@ fn write_event(transaction: &Transaction<'_>, id: u64, event: &NewEvent) -> Resu
     let key = key.cast_signed();
     let values = params![id, time_ms, rollout, kind.word(), origin.actor, origin.reason, old, new, numbers, key];
     transaction.prepare_cached(sql)?.execute(values)?;
+    incidents::write(transaction, id, event)?;
     outbox::add(transaction, id, &event.tell)
 }
 

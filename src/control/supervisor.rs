@@ -27,6 +27,7 @@ use crate::rollout::report::{Entry, Kind, REPORT_WINDOW};
 use crate::rollout::scale::TimeScale;
 use crate::rollout::standing::Standing;
 use sampling::Sampling;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -38,8 +39,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 mod answers;
+mod incidents;
 mod looking;
 mod reloading;
+mod reviewing;
 mod sampling;
 mod scaling;
 mod telling;
@@ -163,6 +166,8 @@ struct Supervisor {
     /// The metric history on disk; none before it is opened.
     archive: Option<Archive>,
     sampling: Sampling,
+    /// Rollouts that were rolled back and whose stable is still looked at.
+    rechecking: BTreeSet<Arc<str>>,
     /// A config that was read and waits for its names to be resolved, at most that many ticks.
     awaiting_names: Option<(Box<(Loaded, Change)>, u32)>,
     /// What to tell an operator.
@@ -214,7 +219,8 @@ impl Supervisor {
             prober: Prober::start(events.clone())?,
             reloader: Reloader::new(config_path, environment, clock.clone(), events, &loaded.files, users),
             archive: None,
-            sampling: Sampling::new(clock.now()),
+            sampling: Sampling::new(clock.now(), time_scale),
+            rechecking: BTreeSet::new(),
             facade: Facade::new(time_scale),
             awaiting_names: None,
             notes: Notes { lost, ..Notes::default() },
@@ -230,6 +236,7 @@ impl Supervisor {
         // What is not known by then is published later, and its upstream has no endpoint until then.
         let _ = tokio::time::timeout(NAMES_WITHIN, supervisor.hear_names(&mut inbox)).await;
         supervisor.resume();
+        supervisor.give_up_rechecks();
         // Before anything can happen that somebody is to be told of.
         supervisor.adopt_targets();
         supervisor.go_on_telling();
@@ -310,6 +317,7 @@ impl Supervisor {
         self.own.read(now);
         self.look(now);
         self.watch_plans(now);
+        self.complete_incidents();
         self.sample(now);
         if self.forget_at.is_some_and(|at| now >= at) {
             self.forget_at = None;
@@ -394,7 +402,10 @@ impl Supervisor {
     /// Writes a record down. What happened already is kept for later if it cannot be written.
     fn record(&mut self, record: &Record) -> bool {
         let time = self.clock.wall();
-        let event = |entry| store::event(entry, time, &self.numbers(entry), self.notifier.asked_by(entry));
+        let event = |entry| {
+            let (numbers, tell, incident) = (self.numbers(entry), self.notifier.asked_by(entry), self.incident(entry));
+            store::event(entry, time, &numbers, tell, incident.as_ref())
+        };
         let events: Vec<_> = record.entries.iter().map(event).collect();
         let result = self.store.write(&record.saves, &events, record.first);
         if result.is_ok() || !record.first {
@@ -412,11 +423,15 @@ impl Supervisor {
     }
 
     /// Counts an entry, and says aloud what nobody asked for.
-    fn tell(&self, entry: &Entry) {
+    fn tell(&mut self, entry: &Entry) {
         self.facade.told(entry.kind);
         let (kind, rollout) = (entry.kind.word(), entry.rollout.as_deref().unwrap_or_default());
         match entry.kind {
             Kind::Trip | Kind::Rollback | Kind::Alert => tracing::warn!(rollout, "{kind}: {}", entry.origin.reason),
+            Kind::Escalate => {
+                tracing::error!(rollout, "{kind}: {}", entry.origin.reason);
+                self.rechecking.retain(|of| entry.rollout.as_ref() != Some(of));
+            }
             Kind::Recover => tracing::info!(rollout, "{kind}: {}", entry.origin.reason),
             _ => {}
         }
@@ -426,7 +441,7 @@ impl Supervisor {
         let now = self.clock.now();
         let arms = |rollout: &str| self.collector.arms(&self.publisher.registry, rollout, REPORT_WINDOW, now);
         match &entry.rollout {
-            Some(rollout) => Numbers::One(Box::new(arms(rollout))),
+            Some(rollout) => Numbers::One(Box::new(arms(rollout)), self.gates_at(entry)),
             None => {
                 let names = self.engine.standings().map(|standing| Arc::clone(&standing.plan.name));
                 Numbers::All(names.map(|name| (Arc::clone(&name), arms(&name))).collect())

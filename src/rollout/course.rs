@@ -145,6 +145,8 @@ pub struct Course {
     /// The visit whose stage's gates these are.
     gates_of: Option<u64>,
     triggers: Vec<(Arc<str>, Watched)>,
+    /// What triggers were found to be before the last move that made that void, for the record of the move.
+    left: Vec<(Arc<str>, Watched)>,
     /// Whether the present stage was not come to forwards, so that triggers look at what happened in it alone.
     went_back: bool,
     /// Since when stable is looked at after a rollback.
@@ -191,6 +193,11 @@ impl Course {
         self.went_back
     }
 
+    /// What gates and triggers were found to be at the last look, before a move that may just have made that void.
+    pub fn last_found(&self) -> (&[Evaluation], &[(Arc<str>, Watched)]) {
+        (&self.gates, if self.triggers.is_empty() { &self.left } else { &self.triggers })
+    }
+
     /// Whether stable is still looked at after a rollback.
     pub fn rechecks(&self) -> bool {
         self.rechecks_since.is_some()
@@ -214,7 +221,7 @@ impl Course {
             self.went_back = !was.serves || is.index <= was.index;
         }
         if (begins && self.went_back) || is.rolled_back {
-            self.triggers.clear();
+            self.left = std::mem::take(&mut self.triggers);
         } else if begins {
             // What held in the stage before goes on to hold, and may act on this one.
             self.triggers.iter_mut().for_each(|(_, watched)| (watched.acted, watched.told) = (false, false));

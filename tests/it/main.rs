@@ -35,6 +35,7 @@ mod queries;
 mod reasons;
 mod refusals;
 mod reload;
+mod report;
 mod scale;
 mod signals;
 mod stalls;

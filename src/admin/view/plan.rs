@@ -175,7 +175,8 @@ pub struct Validation {
 }
 
 impl Stage {
-    pub(super) fn of(report: &StageReport) -> Stage {
+    /// The form of a report.
+    pub fn of(report: &StageReport) -> Stage {
         Stage {
             name: report.name.to_string(),
             index: report.index,
@@ -192,7 +193,8 @@ impl Stage {
 }
 
 impl Gate {
-    pub(super) fn of(report: &GateReport) -> Gate {
+    /// The form of a report.
+    pub fn of(report: &GateReport) -> Gate {
         Gate {
             when: report.when.clone(),
             verdict: report.verdict.to_owned(),
@@ -209,7 +211,8 @@ impl Gate {
 }
 
 impl Trigger {
-    pub(super) fn of(report: &TriggerReport) -> Trigger {
+    /// The form of a report.
+    pub fn of(report: &TriggerReport) -> Trigger {
         Trigger {
             name: report.name.to_string(),
             when: report.when.clone(),

@@ -1,24 +1,32 @@
 //! The audit trail's JSON: what the engine tells as plain data becomes the texts that the store keeps.
 
 use super::NewEvent;
+use super::incidents::{self, gates};
 use crate::clock::Wall;
 use crate::rollout::Arm;
-use crate::rollout::report::{ArmReport, Entry, Facts};
+use crate::rollout::incident::Incident;
+use crate::rollout::report::{ArmReport, Entry, Facts, GateReport};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// Both arms' numbers at the moment of an entry.
 #[derive(Clone, Debug)]
 pub enum Numbers {
-    /// Of the rollout that it is about.
-    One(Box<[ArmReport; 2]>),
+    /// Of the rollout that it is about, with the gates of the stage that ended.
+    One(Box<[ArmReport; 2]>, Vec<GateReport>),
     /// Of every rollout, where it is about the whole process.
     All(Vec<(Arc<str>, [ArmReport; 2])>),
 }
 
 /// The entry as it is kept, with the numbers of the moment; `tell` are the targets that are to be told of it. How far back it
 /// went and by which trigger stands with what it is now.
-pub fn event(entry: &Entry, time: Wall, numbers: &Numbers, tell: Vec<Arc<str>>) -> NewEvent {
+pub fn event(
+    entry: &Entry,
+    time: Wall,
+    numbers: &Numbers,
+    tell: Vec<Arc<str>>,
+    incident: Option<&Incident>,
+) -> NewEvent {
     let mut new = facts(&entry.new);
     if let Value::Object(new) = &mut new {
         new.extend(entry.to.map(|to| ("to".to_owned(), Value::from(to.word()))));
@@ -34,12 +42,19 @@ pub fn event(entry: &Entry, time: Wall, numbers: &Numbers, tell: Vec<Arc<str>>) 
         numbers: json_of(numbers).to_string(),
         key: fastrand::u64(..),
         tell,
+        incident: incident.map(|incident| incidents::incident(entry, time, incident)),
     }
 }
 
 fn json_of(numbers: &Numbers) -> Value {
     match numbers {
-        Numbers::One(arms) => both(arms),
+        Numbers::One(arms, judged) => {
+            let mut numbers = both(arms);
+            if let (Value::Object(numbers), false) = (&mut numbers, judged.is_empty()) {
+                numbers.insert("gates".to_owned(), gates(judged));
+            }
+            numbers
+        }
         Numbers::All(rollouts) => {
             rollouts.iter().map(|(rollout, arms)| (rollout.to_string(), both(arms))).collect::<Map<_, _>>().into()
         }
@@ -116,8 +131,8 @@ mod tests {
             trigger: None,
         };
         let arm = ArmReport { requests: 50, errors: 17, p95_ms: Some(1.5), ..ArmReport::default() };
-        let numbers = Numbers::One(Box::new([ArmReport::default(), arm]));
-        let event = event(&entry, Wall::from_millis(5), &numbers, Vec::new());
+        let numbers = Numbers::One(Box::new([ArmReport::default(), arm]), Vec::new());
+        let event = event(&entry, Wall::from_millis(5), &numbers, Vec::new(), None);
         assert_eq!(event.new, r#"{"breaker":"open","killed":false,"stage":null,"state":"running","weight_ppm":20}"#);
         let numbers: Value = serde_json::from_str(&event.numbers).unwrap();
         assert_eq!(numbers["canary"]["error_rate"], 0.34);

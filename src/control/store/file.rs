@@ -301,7 +301,7 @@ const FILE_NAME: &str = "weir.db";
 /// Says in the file's header whose it is: "weir" in ASCII.
 const APPLICATION_ID: i64 = 0x7765_6972;
 /// The version of `TABLES`.
-pub const SCHEMA: i64 = 4;
+pub const SCHEMA: i64 = 5;
 /// What leads from a version to the next, the first of them from version 1.
 const UPGRADES: [&str; SCHEMA as usize - 1] = [
     "
@@ -345,6 +345,18 @@ CREATE TABLE outbox (
     PRIMARY KEY (target, event)
 ) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 4;
+COMMIT;
+",
+    "
+BEGIN IMMEDIATE;
+CREATE TABLE incidents (
+    event INTEGER PRIMARY KEY,
+    rollout TEXT,
+    body TEXT NOT NULL,
+    recheck TEXT,
+    recheck_reason TEXT
+) STRICT;
+PRAGMA user_version = 5;
 COMMIT;
 ",
 ];
@@ -409,6 +421,13 @@ CREATE TABLE events (
     new TEXT NOT NULL,
     numbers TEXT NOT NULL,
     key INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE incidents (
+    event INTEGER PRIMARY KEY,
+    rollout TEXT,
+    body TEXT NOT NULL,
+    recheck TEXT,
+    recheck_reason TEXT
 ) STRICT;
 CREATE TABLE outbox (
     target TEXT NOT NULL,

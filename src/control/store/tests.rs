@@ -5,6 +5,7 @@ use crate::rollout::breaker::{self, Cause, State};
 use crate::rollout::bucket::Weight;
 use crate::rollout::course::{Captured, Progress};
 use crate::rollout::engine::Saved;
+use crate::rollout::incident::Recheck;
 use crate::rollout::report;
 use crate::rollout::standing::{SavedRollout, SetWeight};
 use std::fs;
@@ -76,6 +77,7 @@ fn event(reason: &str) -> NewEvent {
         numbers: "{}".into(),
         key: 7,
         tell: Vec::new(),
+        incident: None,
     }
 }
 
@@ -243,7 +245,8 @@ fn a_database_of_the_first_version_is_read_with_its_breakers_closed() {
     for column in second.into_iter().chain(third) {
         older.execute_batch(&format!("ALTER TABLE rollouts DROP COLUMN {column}")).unwrap();
     }
-    older.execute_batch("DROP TABLE captures; DROP TABLE outbox; ALTER TABLE events DROP COLUMN key").unwrap();
+    older.execute_batch("DROP TABLE captures; DROP TABLE outbox; DROP TABLE incidents").unwrap();
+    older.execute_batch("ALTER TABLE events DROP COLUMN key").unwrap();
     older.pragma_update(None, "user_version", 1).unwrap();
     drop(older);
     let closed = |save| match save {
@@ -368,4 +371,58 @@ fn records_of_stages_outlive_the_process() {
     drop(opened);
     let again = known(Store::open(folder.path(), Wall::from_millis(2)).unwrap());
     assert_eq!(again, [captured(""), captured("ten")]);
+}
+
+fn rollback(reason: &str) -> NewEvent {
+    let incident = NewIncident { body: format!("{{\"reason\":\"{reason}\"}}"), rechecked: reason != "half" };
+    NewEvent { kind: Kind::Rollback, rollout: Some("chat".into()), incident: Some(incident), ..event(reason) }
+}
+
+fn outcomes(store: &Store) -> Vec<(String, Option<String>)> {
+    let records = store.incidents("chat", 10).unwrap();
+    records.into_iter().map(|record| (record.body, record.recheck)).collect()
+}
+
+#[test]
+fn an_incident_is_written_with_its_event_and_completed_later() {
+    let folder = TempDir::new().unwrap();
+    let mut store = Store::open(folder.path(), Wall::from_millis(1)).unwrap().store;
+    store.write(&[], &[rollback("half")], false).unwrap();
+    store.write(&[], &[event("other"), rollback("errors")], false).unwrap();
+    let (half, errors) = ("{\"reason\":\"half\"}".to_owned(), "{\"reason\":\"errors\"}".to_owned());
+    let (none, some) = (None::<String>, |word: &str| Some(word.to_owned()));
+    assert_eq!(outcomes(&store), [(half.clone(), none.clone()), (errors.clone(), some("pending"))]);
+    let (events, _) = store.events(0, 10).unwrap();
+    assert_eq!(store.incidents("chat", 1).unwrap()[0].event, events[2].id);
+    store.rechecked(Some(&"shop".into()), Recheck::Healthy, "of another").unwrap();
+    assert_eq!(outcomes(&store)[1].1, some("pending"));
+    let sick = NewEvent { kind: Kind::Escalate, rollout: Some("chat".into()), ..event("stable is sick") };
+    store.write(&[], &[sick], false).unwrap();
+    store.rechecked(None, Recheck::Unknown, "too late").unwrap();
+    drop(store);
+    let store = Store::open(folder.path(), Wall::from_millis(1)).unwrap().store;
+    assert_eq!(outcomes(&store), [(half, none), (errors, some("escalated"))]);
+    assert_eq!(store.incidents("chat", 10).unwrap()[1].recheck_reason.as_deref(), Some("stable is sick"));
+    assert_eq!(store.incidents("shop", 10).unwrap(), []);
+}
+
+#[test]
+fn a_trail_of_a_rollout_holds_what_concerns_it_since_then() {
+    let folder = TempDir::new().unwrap();
+    let mut store = Store::open(folder.path(), Wall::from_millis(1)).unwrap().store;
+    let at = |ms: u64, of: Option<&str>| NewEvent {
+        time: Wall::from_millis(ms),
+        rollout: of.map(Arc::from),
+        ..event(&ms.to_string())
+    };
+    let events = [at(10, Some("chat")), at(20, Some("shop")), at(30, None), at(40, Some("chat")), at(50, Some("chat"))];
+    store.write(&[], &events, false).unwrap();
+    let reasons = |since: u64, limit: usize| {
+        let (trail, cut) = store.trail("chat", Wall::from_millis(since), limit).unwrap();
+        (trail.into_iter().map(|event| event.reason).collect::<Vec<_>>().join(" "), cut)
+    };
+    assert_eq!(reasons(0, 10), ("10 30 40 50".to_owned(), false));
+    assert_eq!(reasons(30, 10), ("40 50".to_owned(), false));
+    assert_eq!(reasons(0, 2), ("40 50".to_owned(), true));
+    assert_eq!(reasons(99, 2), (String::new(), false));
 }

@@ -2,6 +2,7 @@
 
 use super::NewEvent;
 use super::outbox::Told;
+use crate::rollout::incident::{IncidentRecord, Recheck};
 use crate::rollout::report::Event;
 use crate::rollout::standing::Save;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,13 +23,15 @@ pub struct Unwritten {
     pub delivered: BTreeSet<(Arc<str>, u64)>,
     /// The targets that there are, if that changed.
     pub targets: Option<Vec<Arc<str>>>,
+    /// What became of stable after the last rollback of a rollout, or of every one that is open.
+    pub rechecks: Vec<(Option<Arc<str>>, Recheck, String)>,
 }
 
 impl Unwritten {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        let Unwritten { saves, events, delivered, targets } = self;
-        saves.is_empty() && events.is_empty() && delivered.is_empty() && targets.is_none()
+        let Unwritten { saves, events, delivered, targets, rechecks } = self;
+        saves.is_empty() && events.is_empty() && delivered.is_empty() && targets.is_none() && rechecks.is_empty()
     }
 
     /// Keeps a record; its entries get ids from `id` on.
@@ -51,6 +54,20 @@ impl Unwritten {
     /// The entries after event `since`.
     pub fn events_after(&self, since: u64) -> impl Iterator<Item = Event> {
         self.events.iter().filter(move |(id, _)| *id > since).map(|(id, event)| event_of(*id, event))
+    }
+
+    /// The incidents of a rollout.
+    pub fn incidents(&self, rollout: &str) -> impl Iterator<Item = IncidentRecord> {
+        let own = self.events.iter().filter(move |(_, event)| event.rollout.as_deref() == Some(rollout));
+        own.filter_map(|(id, event)| {
+            let incident = event.incident.as_ref()?;
+            Some(IncidentRecord {
+                event: *id,
+                body: incident.body.clone(),
+                recheck: incident.rechecked.then(|| Recheck::Pending.word().to_owned()),
+                recheck_reason: None,
+            })
+        })
     }
 
     /// The entry of that id.

@@ -39,6 +39,8 @@ impl Supervisor {
                     snapshot.and_then(|snapshot| signals::post(&snapshot, &mut self.collector, &signal, &posting, now));
                 drop(reply.send(posted));
             }
+            Command::Review { rollout, span, reply } => self.review(&rollout, span, reply),
+            Command::Incidents { rollout, limit, reply } => drop(reply.send(self.incidents(&rollout, limit))),
             Command::Metrics { reply } => drop(reply.send(self.metrics())),
             Command::Config { reply } => drop(reply.send(self.config.effective.to_string())),
             Command::Readiness { reply } => drop(reply.send(self.details())),
@@ -92,7 +94,7 @@ impl Supervisor {
         self.engine.standings().map(|standing| self.report(&standing, snapshot.as_deref(), window, now)).collect()
     }
 
-    fn report(
+    pub(super) fn report(
         &self,
         standing: &Standing<'_>,
         snapshot: Option<&Snapshot>,

@@ -1,12 +1,13 @@
 //! Every 10 s, and whenever a stage ends: what was counted of each rollout goes to the history on disk. And at a start the way
 //! back: windows and stages go on where the process before stopped.
 
-use super::super::archive::{Archive, SAMPLE_EVERY, Tick};
+use super::super::archive::{Archive, SAMPLE_EVERY, SAMPLE_EVERY_MIN, Tick};
 use super::super::collect::Past;
 use super::{Supervisor, names};
 use crate::clock::{Time, Wall};
 use crate::rollout::criterion::Reading;
 use crate::rollout::sample::{Gauge, Resources, Sample, Stood, Sums, Visit};
+use crate::rollout::scale::TimeScale;
 use crate::rollout::standing::Standing;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,8 +35,9 @@ struct Stretch {
 }
 
 impl Sampling {
-    pub(super) fn new(now: Time) -> Sampling {
-        Sampling { every: SAMPLE_EVERY, taken_at: now, rollouts: BTreeMap::new(), ended: Vec::new() }
+    pub(super) fn new(now: Time, scale: TimeScale) -> Sampling {
+        let every = scale.shrunk(SAMPLE_EVERY, SAMPLE_EVERY_MIN);
+        Sampling { every, taken_at: now, rollouts: BTreeMap::new(), ended: Vec::new() }
     }
 }
 
@@ -77,14 +79,10 @@ impl Supervisor {
             }
             let before = std::mem::replace(stretch, Stretch { visit, began: now, stood, told: false });
             let sums = self.collector.take_sums(&name);
-            if !sums.is_empty() {
-                let ended_at = self.clock.wall();
-                let sample =
-                    Sample { visit: before.visit, ended_at, span: now.since(before.began), stood: before.stood, sums };
-                self.sampling.ended.push((Arc::clone(&name), sample));
-                let too_many = self.sampling.ended.len().saturating_sub(ENDED_MAX);
-                self.sampling.ended.drain(..too_many);
-            }
+            let sample = before.sample(sums, self.clock.wall(), now);
+            self.sampling.ended.push((Arc::clone(&name), sample));
+            let too_many = self.sampling.ended.len().saturating_sub(ENDED_MAX);
+            self.sampling.ended.drain(..too_many);
             self.collector.mark(&name, now);
             self.own.mark(&name, now);
         }
@@ -121,12 +119,11 @@ impl Supervisor {
     }
 
     /// What is not kept yet of a rollout, as samples, the oldest first.
-    #[allow(dead_code, reason = "for the report, which comes next")]
-    pub(super) fn unkept(&self, rollout: &str, now: Time) -> Vec<Sample> {
+    pub(super) fn unkept(&self, rollout: &str, now: Time, ended_at: Wall) -> Vec<Sample> {
         let ended = self.sampling.ended.iter().filter(|(name, _)| **name == *rollout);
         let mut samples: Vec<Sample> = ended.map(|(_, sample)| sample.clone()).collect();
         if let Some(stretch) = self.sampling.rollouts.get(rollout) {
-            samples.push(stretch.sample(self.collector.sums(rollout), self.clock.wall(), now));
+            samples.push(stretch.sample(self.collector.sums(rollout), ended_at, now));
         }
         samples
     }

@@ -1,8 +1,8 @@
 //! Where a rollout is in its plan, its gates and its triggers, as reports.
 
 use super::Standing;
-use crate::rollout::course::Verdict;
-use crate::rollout::criterion::{Comparison, Criterion, Dimension};
+use crate::rollout::course::{Verdict, Watched};
+use crate::rollout::criterion::{Comparison, Criterion, Dimension, Evaluation};
 use crate::rollout::report::{GateReport, StageReport, TriggerReport};
 use crate::rollout::stages::{Gate, Span, Trigger};
 use std::sync::Arc;
@@ -30,50 +30,69 @@ impl Standing<'_> {
     pub fn gate_reports(&self) -> Vec<GateReport> {
         let gates = self.stage().map(|stage| stage.gates.as_slice()).unwrap_or_default();
         let judged = self.runtime.course.gates_of(self.saved.progress.visit);
-        let report = |(index, gate): (usize, &Gate)| {
-            let found = judged.get(index).cloned().unwrap_or_default();
-            GateReport {
-                when: gate.criterion.to_string(),
-                verdict: Verdict::of(&found).word(),
-                value: found.value,
-                limit: found.limit,
-                reason: found.reason,
-                samples: found.samples,
-                unit: unit(&gate.criterion),
-                margin: margin(&gate.criterion, found.value, found.limit),
-                window: window(gate.span),
-                min_requests: gate.min_requests,
-            }
-        };
+        let report = |(index, gate): (usize, &Gate)| gate_report(gate, judged.get(index).cloned().unwrap_or_default());
         gates.iter().enumerate().map(report).collect()
+    }
+
+    /// The gates of the stage of that name and all triggers as they were found at the last look, even if the rollout has just
+    /// been moved: what its record tells.
+    pub fn found(&self, stage: Option<&str>) -> (Vec<GateReport>, Vec<TriggerReport>) {
+        let (judged, watched) = self.runtime.course.last_found();
+        let stage = stage.and_then(|name| self.plan.stages.find(name)).map(|(_, stage)| stage);
+        let gates = stage.map(|stage| stage.gates.as_slice()).unwrap_or_default();
+        let gates = gates.iter().zip(judged).filter(|_| gates.len() == judged.len());
+        let trigger = |trigger: &Trigger| {
+            let found = watched.iter().find(|(name, _)| *name == trigger.name).map(|(_, found)| found.clone());
+            trigger_report(trigger, found.unwrap_or_default())
+        };
+        (
+            gates.map(|(gate, found)| gate_report(gate, found.clone())).collect(),
+            self.plan.stages.triggers.iter().map(trigger).collect(),
+        )
     }
 
     /// Its triggers, as last evaluated.
     pub fn trigger_reports(&self) -> Vec<TriggerReport> {
-        let report = |trigger: &Trigger| {
-            let watched = self.runtime.course.trigger(&trigger.name).cloned().unwrap_or_default();
-            TriggerReport {
-                name: Arc::clone(&trigger.name),
-                when: trigger.criterion.to_string(),
-                state: watched.alarm.word(),
-                value: watched.evaluation.value,
-                limit: watched.evaluation.limit,
-                reason: watched.evaluation.reason,
-                held_for: trigger.held_for,
-                held: watched.held,
-                action: trigger.action.word(),
-                dry_run: trigger.dry_run,
-                rollout: trigger.rollout.clone(),
-                samples: watched.evaluation.samples,
-                unit: unit(&trigger.criterion),
-                // A trigger says what is bad: it is well as long as that does not hold.
-                margin: margin(&trigger.criterion, watched.evaluation.value, watched.evaluation.limit)
-                    .map(|margin| if margin == 0.0 { margin } else { -margin }),
-                window: trigger.window,
-                min_requests: trigger.min_requests,
-            }
-        };
-        self.plan.stages.triggers.iter().map(report).collect()
+        let found = |trigger: &Trigger| self.runtime.course.trigger(&trigger.name).cloned().unwrap_or_default();
+        self.plan.stages.triggers.iter().map(|trigger| trigger_report(trigger, found(trigger))).collect()
+    }
+}
+
+fn gate_report(gate: &Gate, found: Evaluation) -> GateReport {
+    GateReport {
+        when: gate.criterion.to_string(),
+        verdict: Verdict::of(&found).word(),
+        value: found.value,
+        limit: found.limit,
+        reason: found.reason,
+        samples: found.samples,
+        unit: unit(&gate.criterion),
+        margin: margin(&gate.criterion, found.value, found.limit),
+        window: window(gate.span),
+        min_requests: gate.min_requests,
+    }
+}
+
+fn trigger_report(trigger: &Trigger, watched: Watched) -> TriggerReport {
+    TriggerReport {
+        name: Arc::clone(&trigger.name),
+        when: trigger.criterion.to_string(),
+        state: watched.alarm.word(),
+        value: watched.evaluation.value,
+        limit: watched.evaluation.limit,
+        reason: watched.evaluation.reason,
+        held_for: trigger.held_for,
+        held: watched.held,
+        action: trigger.action.word(),
+        dry_run: trigger.dry_run,
+        rollout: trigger.rollout.clone(),
+        samples: watched.evaluation.samples,
+        unit: unit(&trigger.criterion),
+        // A trigger says what is bad: it is well as long as that does not hold.
+        margin: margin(&trigger.criterion, watched.evaluation.value, watched.evaluation.limit)
+            .map(|margin| if margin == 0.0 { margin } else { -margin }),
+        window: trigger.window,
+        min_requests: trigger.min_requests,
     }
 }
 

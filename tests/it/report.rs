@@ -1,0 +1,111 @@
+//! What is known of a rollback, and what a report says of everything: the figures are those of the requests that were sent.
+
+use crate::harness::wait::eventually;
+use crate::harness::weir::folder;
+use crate::harness::{Client, Config, Origin, Reply, Weir};
+use serde_json::Value;
+
+async fn send(weir: &Weir, requests: usize) {
+    let mut client = Client::http1(weir.address).await;
+    for number in 0..requests {
+        client.get("/", &[("x-user-id", &format!("u{number}"))]).await;
+    }
+}
+
+async fn chat_when(weir: &Weir, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, async || {
+        let chat = weir.view("/api/v1/rollouts/chat").await;
+        wanted(&chat).then_some(chat)
+    })
+    .await
+}
+
+async fn incidents(weir: &Weir) -> Vec<Value> {
+    weir.view("/api/v1/rollouts/chat/incidents").await["incidents"].as_array().expect("a list").clone()
+}
+
+const STAGES: &str = "[rollouts.chat.breaker]\nconsecutive_errors = 0\nerror_rate = false\nfallback = \"off\"\n\
+    [[rollouts.chat.stages]]\nname = \"first\"\nweight = \"50%\"\nmin_duration = \"1h\"\n\
+    [[rollouts.chat.stages]]\nname = \"second\"\nweight = \"50%\"\nmin_duration = \"1h\"\n\
+    gates = [{ when = \"error_rate < 50%\", min_requests = 1 }]\n";
+
+#[tokio::test]
+async fn a_rollback_is_an_incident_with_everything_that_was_known() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    new.script(|_| Reply::status(500));
+    let config = Config::split(&legacy, &new).weight("100%").tables(&format!(
+        "{STAGES}[[rollouts.chat.triggers]]\nname = \"errors\"\nwhen = \"error_rate > 10%\"\nfor = \"0s\"\n\
+         min_requests = 20\naction = \"rollback\""
+    ));
+    let weir = Weir::start(&config).await;
+    chat_when(&weir, "the first stage", |chat| chat["stage"]["name"] == "first").await;
+    let body = serde_json::json!({ "force": true, "actor": "anna", "reason": "on" });
+    weir.command("/api/v1/rollouts/chat/promote", body).await;
+    assert_eq!(incidents(&weir).await, Vec::<Value>::new());
+    send(&weir, 80).await;
+    chat_when(&weir, "the rollback", |chat| chat["state"] == "rolled_back").await;
+    let incident = incidents(&weir).await.remove(0);
+    let (failed, served) = (new.count(), legacy.count());
+    assert_eq!(failed + served, 80);
+    for (key, expected) in [
+        ("rollout", "chat".into()),
+        ("stage", "second".into()),
+        ("to", "stable".into()),
+        ("trigger", "errors".into()),
+        ("actor", "plan".into()),
+        ("weight_before_ppm", 500_000.into()),
+        ("weight_after_ppm", Value::from(0)),
+        ("recheck", "pending".into()),
+    ] {
+        assert_eq!(incident[key], expected, "{key} of {incident:#}");
+    }
+    assert!(incident["reason"].as_str().is_some_and(|reason| reason.contains("error_rate 100.")), "{incident:#}");
+    // Everything that had ended by then, and no more.
+    for (place, name) in ["1m", "10m", "stage"].into_iter().enumerate() {
+        let window = &incident["windows"][place];
+        let canary = &window["canary"];
+        assert_eq!(window["window"], name);
+        let requests = canary["requests"].as_u64().expect("a count");
+        assert!((20..=failed).contains(&requests), "{window:#}");
+        assert_eq!(canary["errors_by_kind"], serde_json::json!({ "status_5xx": requests }));
+        assert_eq!((&canary["error_rate"], &window["stable"]["errors"]), (&1.0.into(), &0.into()), "{window:#}");
+    }
+    assert_eq!(incident["gates"][0]["verdict"], "fail", "{incident:#}");
+    assert_eq!(incident["triggers"][0]["state"], "firing", "{incident:#}");
+    assert!(incident["resources"]["memory"]["last"].as_f64().is_some_and(|bytes| bytes > 1e6), "{incident:#}");
+    // Nobody looks at stable any more after a restart, and the record says so.
+    let weir = weir.restart().await;
+    let after = incidents(&weir).await.remove(0);
+    assert_eq!((&after["recheck"], &after["event"]), (&"unknown".into(), &incident["event"]));
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn persons_rollbacks_are_incidents_too_and_a_sick_stable_completes_them() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    legacy.script(|_| Reply::status(503));
+    let folder = folder();
+    let config = Config::split(&legacy, &new).weight("100%").tables(STAGES);
+    std::fs::write(folder.path().join("weir.toml"), config.to_string()).expect("the folder is ours");
+    let weir = Weir::start_scaled(folder, Vec::new(), 100).await;
+    chat_when(&weir, "the first stage", |chat| chat["stage"]["name"] == "first").await;
+    for to in ["half", "stable"] {
+        let body = serde_json::json!({ "to": to, "actor": "anna", "reason": format!("to {to}") });
+        weir.command("/api/v1/rollouts/chat/rollback", body).await;
+    }
+    let found = incidents(&weir).await;
+    let told: Vec<(&Value, &Value)> = found.iter().map(|it| (&it["to"], &it["recheck"])).collect();
+    assert_eq!(told, [(&"half".into(), &Value::Null), (&"stable".into(), &"pending".into())]);
+    assert_eq!((&found[0]["weight_before_ppm"], &found[0]["weight_after_ppm"]), (&500_000.into(), &250_000.into()));
+    assert_eq!((&found[1]["actor"], &found[1]["reason"]), (&"anna".into(), &"to stable".into()));
+    let completed = eventually("the escalation", async || {
+        send(&weir, 20).await;
+        incidents(&weir).await.pop().filter(|it| it["recheck"] == "escalated")
+    })
+    .await;
+    let reason = completed["recheck_reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("stable is not healthy"), "{completed:#}");
+    assert_eq!(weir.ask("GET", "/api/v1/rollouts/chaat/incidents", "").await.status, 404);
+    assert_eq!(weir.ask("GET", "/api/v1/rollouts/chat/incidents?limit=x", "").await.status, 400);
+    weir.stop().await;
+}
