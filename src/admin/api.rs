@@ -107,7 +107,14 @@ async fn rollout(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
     let Some(report) = reports.iter().find(|report| *report.name == *name) else {
         return Err(unknown_rollout(&name, reports.iter().map(|report| &*report.name)));
     };
-    json(&view::Rollout::of(report, window))
+    let form = view::Rollout::of(report, window);
+    match Query::parse(uri.query()).text("cohort") {
+        None => json(&form),
+        Some(cohort) => match handle.narrowed(&name, cohort).await {
+            Ok(narrowed) => json(&form.with(&narrowed)),
+            Err(denied) => Err(refused(&handle, &name, Some(cohort), denied)),
+        },
+    }
 }
 
 async fn incidents(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {

@@ -6,11 +6,12 @@
 mod plan;
 pub mod review;
 
-pub use plan::{Gate, Obstacle, Passage, Planned, Stage, Trigger, Validation};
+pub use plan::{Gate, Obstacle, OnCohort, Passage, Planned, Stage, Trigger, Validation};
 
 use crate::control::Reloaded;
 use crate::rollout::assign::{Asker, Split, UnitAsker, decide};
 use crate::rollout::bucket::Weight;
+use crate::rollout::course::Narrowed;
 use crate::rollout::flags::flags;
 use crate::rollout::report::{ArmReport, BreakerReport, CohortReport, Event as EventReport, RolloutReport};
 use serde::{Deserialize, Serialize};
@@ -273,6 +274,20 @@ impl Rollout {
 /// A weir that says nothing of a time scale has none.
 fn as_written() -> u32 {
     1
+}
+
+impl Rollout {
+    /// The same with gates and triggers on a cohort's own numbers beside them.
+    #[must_use]
+    pub fn with(mut self, narrowed: &Narrowed) -> Rollout {
+        for (gate, found) in self.gates.iter_mut().zip(&narrowed.gates) {
+            gate.cohort = found.as_ref().map(OnCohort::of);
+        }
+        for (trigger, found) in self.triggers.iter_mut().zip(&narrowed.triggers) {
+            trigger.cohort = found.as_ref().map(OnCohort::of);
+        }
+        self
+    }
 }
 
 impl Breaker {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 mod plan;
 
-pub use plan::{Promote, Rollback, Steer, Validate};
+pub use plan::{Health, Promote, Rollback, Steer, Validate};
 
 /// A proxy that carries out a rollout plan: it divides requests between `stable` and `canary` and measures both.
 #[derive(Debug, Parser)]
@@ -77,7 +77,7 @@ pub enum Verb {
     #[command(after_help = DEMO_HELP)]
     Demo(Demo),
     /// Show how the rollouts stand, both arms side by side
-    #[command(after_help = "Example:  weir status chat --watch")]
+    #[command(after_help = "Example:  weir status chat --watch\n          weir status chat --wait --timeout 2h")]
     Status(Status),
     /// Set the share of units on the canary
     #[command(after_help = "Example:  weir weight chat 25% --reason 'p95 is flat'")]
@@ -85,6 +85,9 @@ pub enum Verb {
     /// Say whether the next stage of a plan may begin, and if not why
     #[command(after_help = plan::VALIDATE_HELP)]
     Validate(Validate),
+    /// Watch gates and triggers for a while; stop at the first that fails or fires
+    #[command(after_help = plan::HEALTH_HELP)]
+    Health(Health),
     /// Stop the clock of a plan's stage; traffic stays as it is
     #[command(after_help = "Example:  weir pause chat --reason 'holidays'")]
     Pause(Steer),
@@ -176,6 +179,12 @@ pub struct Status {
     /// Keep showing, once a second
     #[arg(long)]
     pub watch: bool,
+    /// Wait until its plan is complete; rolled back or paused is exit code 1
+    #[arg(long, requires = "rollout", conflicts_with = "watch")]
+    pub wait: bool,
+    /// Wait no longer than this, then exit with 1
+    #[arg(long, value_name = "SPAN", requires = "wait", value_parser = span)]
+    pub timeout: Option<Duration>,
     /// The span the numbers cover, up to 15m
     #[arg(long, value_name = "SPAN", default_value = "1m", value_parser = span)]
     pub window: Duration,
@@ -433,6 +442,11 @@ mod tests {
             "weir pause",
             "weir promote",
             "weir rollback chat --to canary",
+            "weir status --wait",
+            "weir status chat --wait --watch",
+            "weir status chat --timeout 1h",
+            "weir health chat",
+            "weir health chat --duration 0s",
             "weir events --since 1 --limit 2",
             "weir status -o yaml",
             "weir frobnicate",

@@ -10,20 +10,24 @@ mod bucket;
 mod check;
 mod client;
 mod console;
+mod contact;
 mod demo;
 mod events;
 mod explain;
 mod files;
+mod health;
 mod log;
 mod operate;
 mod plan;
 mod render;
+mod stages;
 mod status;
 mod steer;
 mod stop;
 mod token;
 mod upstreams;
 mod validate;
+mod wait;
 
 use args::{Cli, Colour, Output, Verb};
 use clap::{CommandFactory, Parser};
@@ -74,6 +78,7 @@ fn dispatch(console: &mut Console, cli: &Cli) -> Outcome {
         Verb::Status(arguments) => status::run(console, global, arguments),
         Verb::Weight(arguments) => operate::weight(console, global, arguments),
         Verb::Validate(arguments) => validate::run(console, global, arguments),
+        Verb::Health(arguments) => health::run(console, global, arguments),
         Verb::Pause(arguments) => steer::pause(console, global, arguments),
         Verb::Resume(arguments) => steer::resume(console, global, arguments),
         Verb::Promote(arguments) => steer::promote(console, global, arguments),

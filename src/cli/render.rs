@@ -130,6 +130,9 @@ pub fn wait(seconds: f64) -> String {
 /// A time that something lasts like `22h`, `1h30m`, `45s`, in its two largest units.
 pub fn lasting(seconds: f64) -> String {
     let seconds = seconds.clamp(0.0, 1e11);
+    if seconds == 0.0 {
+        return "0s".to_owned();
+    }
     if seconds < 10.0 {
         return wait(seconds);
     }
@@ -187,7 +190,7 @@ mod tests {
         assert_eq!(times.map(latency), ["-", "0.40 ms", "4.13 ms", "12.3 ms", "123 ms", "1.00 s", "61.25 s"]);
         assert_eq!([0, 999, 1000, 22_511, 1_234_567].map(count), ["0", "999", "1,000", "22,511", "1,234,567"]);
         assert_eq!([0.0, 375.24, 12_345.6].map(frequency), ["0.0", "375.2", "12,346"]);
-        assert_eq!([0.0, 0.25, 59.4, 79_200.0, 88_000.0].map(lasting), ["0.0s", "0.2s", "1m", "22h", "24h26m"]);
+        assert_eq!([0.0, 0.25, 59.4, 79_200.0, 88_000.0].map(lasting), ["0s", "0.2s", "1m", "22h", "24h26m"]);
         assert_eq!([part(0, 0), part(1, 4), part(3, 3)], ["-", "25.0%", "100.0%"]);
     }
 

@@ -5,13 +5,16 @@ use super::client::{Client, encode};
 use super::console::Console;
 use super::render::{self, DASH, Paint, Table, Tone};
 use super::stop::{Outcome, Stop};
-use super::upstreams;
+use super::{stages, upstreams, wait};
 use crate::admin::view::{Arm, Breaker, Rollout, Rollouts};
 use crate::config::units::print_span;
 use std::time::Duration;
 
 /// Prints once, or once a second until a closed pipe or Ctrl-C ends it: redrawn on a terminal, else a line a rollout.
 pub fn run(console: &mut Console, global: &Global, arguments: &Status) -> Outcome {
+    if arguments.wait {
+        return wait::run(console, global, arguments);
+    }
     let client = console.client(global)?;
     let paint = console.paint(global);
     loop {
@@ -136,6 +139,7 @@ pub fn detail(rollout: &Rollout, paint: Paint) -> String {
     if let Some(breaker) = &rollout.breaker {
         text.push_str(&format!("{}\n", self::breaker(breaker, paint)));
     }
+    text.push_str(&stages::tables(rollout, paint));
     text.push_str(&arms(rollout).print(paint));
     if !rollout.cohorts.is_empty() {
         text.push('\n');

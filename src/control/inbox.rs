@@ -7,6 +7,7 @@ use super::resolve::{ASK_EVERY, Answer};
 use super::signals::{Counted, Posting};
 use super::watch::LOOK_EVERY;
 use super::{Denied, Origin, Reloaded};
+use crate::rollout::course::Narrowed;
 use crate::rollout::engine::Input;
 use crate::rollout::incident::IncidentRecord;
 use crate::rollout::report::{self, PassageReport, RolloutReport};
@@ -28,6 +29,8 @@ pub enum Command {
     Change { rollout: String, input: Input, reply: oneshot::Sender<Result<RolloutReport, Denied>> },
     /// Whether a stage may begin: the next one, or the first that admits a cohort.
     Validate { rollout: String, cohort: Option<String>, reply: oneshot::Sender<Validated> },
+    /// Gates and triggers on one cohort's own numbers.
+    Narrowed { rollout: String, cohort: String, reply: oneshot::Sender<Result<Narrowed, Denied>> },
     /// How every rollout stands.
     Rollouts { window: Duration, reply: oneshot::Sender<Vec<RolloutReport>> },
     /// How the endpoints of every upstream do.

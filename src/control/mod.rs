@@ -125,6 +125,12 @@ impl Handle {
         self.ask(ANSWER_WITHIN, |reply| Command::Validate { rollout, cohort, reply }).await?
     }
 
+    /// Gates and triggers of a rollout on one cohort's own numbers.
+    pub async fn narrowed(&self, rollout: &str, cohort: &str) -> Result<course::Narrowed, Denied> {
+        let (rollout, cohort) = (rollout.to_owned(), cohort.to_owned());
+        self.ask(ANSWER_WITHIN, |reply| Command::Narrowed { rollout, cohort, reply }).await?
+    }
+
     /// How the endpoints of every upstream do; in config order.
     pub async fn upstreams(&self) -> Result<Vec<UpstreamReport>, Denied> {
         self.ask(ANSWER_WITHIN, |reply| Command::Upstreams { reply }).await

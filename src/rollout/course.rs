@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod commands;
+mod narrowed;
 mod passage;
 mod readings;
 mod recheck;
@@ -23,6 +24,7 @@ mod tests;
 mod watched;
 
 pub use commands::{Back, Command, Denied};
+pub use narrowed::{Narrowed, narrowed};
 pub use passage::Obstacle;
 pub use readings::{Asked, Captured, Captures, Known, Readings, asks, records};
 pub use watched::{Alarm, Verdict, Watched, judge};

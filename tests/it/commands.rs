@@ -317,3 +317,54 @@ async fn mistakes_are_exit_code_2_and_say_what_was_probably_meant() {
     assert_eq!(weir.view("/api/v1/events?since=0").await["events"].as_array().map(Vec::len), Some(1), "only the start");
     weir.stop().await;
 }
+
+#[tokio::test]
+async fn a_wait_ends_with_the_plan_and_with_its_rollback() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let hurried = PLAN
+        .replace("\"1h\"", "\"1s\"")
+        .replace("approval = true\n", "")
+        .replace("min_requests = 10", "min_requests = 1");
+    let weir = Weir::start(&Config::split(&legacy, &new).weight("100%").tables(&hurried)).await;
+    let mut client = Client::http1(weir.address).await;
+    let traffic = async {
+        loop {
+            client.get("/", &[("x-user-id", "eng-1")]).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let ran = tokio::select! {
+        ran = run(&weir, "status chat --wait --timeout 15s") => ran,
+        () = traffic => unreachable!("traffic never ends"),
+    };
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.ends_with("chat: completed at 100%; breaker and triggers go on watching\n"), "{}", ran.out);
+    let (waited, _) = tokio::join!(run(&weir, "status chat --wait"), async {});
+    assert_eq!(waited.code, 0, "it is complete already");
+    weir.stop().await;
+
+    let (weir, _legacy, _new) = begun().await;
+    assert_eq!(run(&weir, "status chat --wait --timeout 300ms").await.code, 1);
+    let (waited, _) = tokio::join!(run(&weir, "status chat --wait"), said(&weir, "rollback chat"));
+    assert!(waited.code == 1 && waited.out.contains("chat: rolled back, everyone is on stable"), "{waited:?}");
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn health_is_no_as_soon_as_a_gate_fails_or_the_rollout_stops() {
+    let (weir, _legacy, new) = begun().await;
+    said(&weir, "promote chat").await;
+    judged(&weir, "pass").await;
+    let well = said(&weir, "health chat --duration 600ms").await;
+    assert!(well.ends_with("chat: healthy for 0.6s: no trigger fired and no gate failed\n"), "{well}");
+    let team = said(&weir, "health chat --cohort team --duration 600ms").await;
+    assert!(team.contains("gate error_rate < 5% on the cohort: pass  error_rate{cohort:team} 0.0% < 5.0%"), "{team}");
+    new.script(|_| Reply::status(500));
+    let (ran, ()) = tokio::join!(run(&weir, "health chat --duration 1h"), judged(&weir, "fail"));
+    assert!(ran.code == 1 && ran.out.contains("not healthy: gate fails: error_rate"), "{ran:?}");
+    said(&weir, "promote chat --force").await;
+    let (ran, _) = tokio::join!(run(&weir, "health chat --duration 1h"), said(&weir, "pause chat --reason odd"));
+    assert!(ran.code == 1 && ran.out.contains("not healthy: it is paused: odd"), "{ran:?}");
+    assert_eq!(run(&weir, "health chat --cohort nobody --duration 1s").await.code, 2);
+    weir.stop().await;
+}

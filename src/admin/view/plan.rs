@@ -1,6 +1,7 @@
 //! The plan of a rollout as JSON: where it stands, its gates and its triggers.
 
 use super::thousandths;
+use crate::rollout::criterion::Evaluation;
 use crate::rollout::report::{
     GateReport, ObstacleReport, PassageReport, PlannedStage, RolloutReport, StageReport, TriggerReport,
 };
@@ -56,6 +57,25 @@ pub struct Gate {
     pub margin: Option<f64>,
     /// The time it looks at, in seconds; null is the whole stage.
     pub window_s: Option<f64>,
+    /// The same on the numbers of the cohort that was asked about; absent if none was, or if it cannot be narrowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cohort: Option<OnCohort>,
+}
+
+/// A criterion on one cohort's own numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OnCohort {
+    /// Whether it holds; null without data.
+    pub holds: Option<bool>,
+    /// The left side; null without data.
+    pub value: Option<f64>,
+    /// The right side; null without data.
+    pub limit: Option<f64>,
+    /// From how many requests the value comes.
+    pub samples: u64,
+    /// The evaluation as a sentence.
+    pub reason: String,
 }
 
 /// A trigger as last evaluated.
@@ -94,6 +114,9 @@ pub struct Trigger {
     pub margin: Option<f64>,
     /// The time it looks at, in seconds.
     pub window_s: f64,
+    /// See `Gate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cohort: Option<OnCohort>,
 }
 
 /// One stage of the plan.
@@ -206,6 +229,7 @@ impl Gate {
             unit: report.unit.to_owned(),
             margin: report.margin.map(thousandths),
             window_s: report.window.map(|window| thousandths(window.as_secs_f64())),
+            cohort: None,
         }
     }
 }
@@ -230,6 +254,19 @@ impl Trigger {
             unit: report.unit.to_owned(),
             margin: report.margin.map(thousandths),
             window_s: thousandths(report.window.as_secs_f64()),
+            cohort: None,
+        }
+    }
+}
+
+impl OnCohort {
+    pub(super) fn of(found: &Evaluation) -> OnCohort {
+        OnCohort {
+            holds: found.holds,
+            value: found.value,
+            limit: found.limit,
+            samples: found.samples,
+            reason: found.reason.clone(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The verbs that work with a plan.
 
-use super::Note;
+use super::{Note, span};
 use clap::{Args, ValueEnum};
+use std::time::Duration;
 
 /// `weir pause`, `resume`, `approve`.
 #[derive(Debug, Args)]
@@ -88,6 +89,25 @@ pub struct Validate {
     #[arg(long, value_name = "NAME")]
     pub cohort: Option<String>,
 }
+
+/// `weir health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// The rollout
+    pub rollout: String,
+    /// How long, e.g. 1h
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub duration: Duration,
+    /// Also judge by this cohort's own numbers, where a criterion can be narrowed to it
+    #[arg(long, value_name = "NAME")]
+    pub cohort: Option<String>,
+}
+
+pub(super) const HEALTH_HELP: &str = "\
+Exit code 0 if no trigger fired and no gate failed all that time, 1 at once if one does, or if the rollout is
+paused, rolled back or killed, or its breaker opens.
+Example:  weir health chat --duration 1h
+          weir health chat --cohort beta --duration 10m";
 
 pub(super) const VALIDATE_HELP: &str = "\
 Exit code 0 if it may begin, 1 if not or not yet.

@@ -113,3 +113,54 @@ fn validate_is_yes_or_no_by_its_exit_code() {
     assert_eq!(lines[0], "GET /api/v1/rollouts/chat/validate");
     assert_eq!(lines[1], "GET /api/v1/rollouts/chat/validate?cohort=a%26b");
 }
+
+#[test]
+fn a_wait_ends_when_the_plan_does_or_goes_no_further() {
+    let with_plan = |state: &str| {
+        let mut form = staged(state, 100_000);
+        form["stages"] = json!([{"name": "ten"}]);
+        ok(&form)
+    };
+    let (address, _asked) = server(vec![with_plan("running"), with_plan("completed")]);
+    let ran = weir(&format!("status chat --wait --admin {address}"));
+    assert_eq!((ran.code, ran.out.lines().count()), (0, 2), "a line a step: {ran:?}");
+    assert!(ran.out.ends_with("chat: completed at 10%; breaker and triggers go on watching\n"), "{}", ran.out);
+    for state in ["paused", "rolled_back"] {
+        let (address, _asked) = server(vec![with_plan(state)]);
+        assert_eq!(weir(&format!("status chat --wait --admin {address}")).code, 1, "{state}");
+    }
+    let (address, _asked) = server(vec![with_plan("running"), with_plan("running")]);
+    let ran = weir(&format!("status chat --wait --timeout 10ms --admin {address}"));
+    assert_eq!((ran.code, ran.err.as_str()), (1, "not complete within 0.0s\n"));
+    let (address, _asked) = server(vec![ok(&rollout("chat"))]);
+    let ran = weir(&format!("status chat --wait --admin {address}"));
+    assert!(ran.code == 2 && ran.err.contains("nothing to wait for"), "{ran:?}");
+}
+
+#[test]
+fn who_is_lost_in_the_end_has_no_answer() {
+    let (address, _asked) = server(vec![ok(&staged("running", 100_000))]);
+    let ran = weir(&format!("health chat --duration 600ms --admin {address}"));
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.err.contains("trying again for 10 s"), "{ran:?}");
+    let ran = weir(&format!("health chat --duration 600ms --admin {address}"));
+    assert!(ran.code == 3 && !ran.err.contains("trying again"), "it never was there: {ran:?}");
+}
+
+#[test]
+fn health_ends_at_the_first_thing_that_is_wrong() {
+    let well = staged("running", 100_000);
+    let mut sick = well.clone();
+    sick["triggers"] = json!([{"name": "errors", "state": "firing", "reason": "error_rate 2.0% > 0.50%"}]);
+    let (address, asked) = server(vec![ok(&well), ok(&sick)]);
+    let ran = weir(&format!("health chat --cohort a&b --duration 1h --admin {address}"));
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!((ran.code, lines.len()), (1, 3), "{ran:?}");
+    assert_eq!(lines[1], "trigger errors: firing  error_rate 2.0% > 0.50%");
+    assert_eq!(lines[2], "chat: not healthy: trigger errors fires: error_rate 2.0% > 0.50%");
+    assert_eq!(asked.recv().unwrap().line, "GET /api/v1/rollouts/chat?cohort=a%26b");
+    let (address, _asked) = server(vec![ok(&well); 8]);
+    let ran = weir(&format!("health chat --duration 300ms -o json --admin {address}"));
+    let last: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert_eq!((ran.code, &last["healthy"]), (0, &json!(true)));
+}

@@ -26,6 +26,7 @@ impl Supervisor {
             Command::Validate { rollout, cohort, reply } => {
                 drop(reply.send(self.validate(&rollout, cohort.as_deref())))
             }
+            Command::Narrowed { rollout, cohort, reply } => drop(reply.send(self.narrowed(&rollout, &cohort))),
             Command::Rollouts { window, reply } => drop(reply.send(self.reports(window))),
             Command::Upstreams { reply } => drop(reply.send(self.upstreams())),
             Command::Reload { origin, reply } => {

@@ -2,9 +2,10 @@
 //! other input.
 
 use super::super::sources::Sources;
-use super::Supervisor;
+use super::{Denied, Supervisor};
 use crate::clock::Time;
-use crate::rollout::course::{Captured, Readings, asks, records};
+use crate::config::Config;
+use crate::rollout::course::{Asked, Captured, Narrowed, Readings, asks, narrowed, records};
 use crate::rollout::engine::Input;
 use crate::rollout::stages::Span;
 use crate::rollout::standing::Standing;
@@ -22,14 +23,9 @@ impl Supervisor {
         }
         self.watched_at = now;
         let config = Arc::clone(&self.config);
-        let trips = |standing: Standing<'_>| {
-            let watched = standing.plan.breaker.is_some();
-            watched.then(|| (Arc::clone(&standing.plan.name), u64::from(standing.saved.breaker.trips)))
-        };
-        let trips = self.engine.standings().filter_map(trips).collect();
         let mut looks = Vec::new();
         {
-            let sources = Sources::new(&self.collector, &self.queries, &self.own, &config, trips, now);
+            let sources = self.sources(&config, now);
             for standing in self.engine.standings().filter(Standing::is_watched) {
                 let (name, stages) = (&standing.plan.name, &standing.plan.stages);
                 let (stage, course) = (standing.saved.progress.stage.as_deref(), &standing.runtime.course);
@@ -48,6 +44,30 @@ impl Supervisor {
             // What is denied, because it cannot be written down, comes again by itself.
             let _ = self.carry_out(Input::Watched { rollout, wall, readings, record });
         }
+    }
+
+    /// Everything that criteria can read at one moment.
+    pub(super) fn sources<'a>(&'a self, config: &'a Config, now: Time) -> Sources<'a> {
+        let trips = |standing: Standing<'_>| {
+            let watched = standing.plan.breaker.is_some();
+            watched.then(|| (Arc::clone(&standing.plan.name), u64::from(standing.saved.breaker.trips)))
+        };
+        let trips = self.engine.standings().filter_map(trips).collect();
+        Sources::new(&self.collector, &self.queries, &self.own, config, trips, now)
+    }
+
+    /// Gates and triggers of a rollout on one cohort's own numbers.
+    pub(super) fn narrowed(&self, rollout: &str, cohort: &str) -> Result<Narrowed, Denied> {
+        let standing = self.engine.standing(rollout);
+        let standing = standing.ok_or_else(|| Denied::NotFound(format!("no rollout `{rollout}`")))?;
+        let Some(cohort) = standing.plan.cohort(cohort) else {
+            return Err(Denied::NotFound(format!("rollout `{rollout}` has no cohort `{cohort}`")));
+        };
+        let sources = self.sources(&self.config, self.clock.now());
+        let stage = standing.saved.progress.stage.as_deref();
+        let captures = &standing.runtime.captures;
+        let read = |span: Span, asked: &Asked| sources.reading(rollout, span, asked);
+        Ok(narrowed(&standing.plan.stages, stage, &cohort.name, captures, read))
     }
 
     fn visit(&self, rollout: &str) -> Option<u64> {

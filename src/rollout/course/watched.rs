@@ -109,7 +109,7 @@ pub fn judge(gate: &Gate, measured: &impl Measurements) -> Evaluation {
 }
 
 /// A span as a verdict names it.
-fn window_text(span: Span) -> String {
+pub(super) fn window_text(span: Span) -> String {
     match span {
         Span::Stage => "the stage".to_owned(),
         Span::Last(window) | Span::InStage(window) => span_text(window),
