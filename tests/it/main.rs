@@ -29,6 +29,7 @@ mod lifecycle;
 mod limits;
 mod notify;
 mod overload;
+mod plans;
 mod process;
 mod protocols;
 mod queries;

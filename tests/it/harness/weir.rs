@@ -42,8 +42,19 @@ impl Weir {
 
     /// As `start_with`, its plans that many times as fast as written.
     pub async fn start_scaled(folder: Arc<TempDir>, environment: Vec<(String, String)>, factor: u32) -> Weir {
+        let config = folder.path().join("weir.toml");
+        Weir::start_file(folder, config, environment, factor).await
+    }
+
+    /// As `start_scaled`, from a config that lies elsewhere; the folder is then for state alone, if the environment says so.
+    pub async fn start_file(
+        folder: Arc<TempDir>,
+        config: PathBuf,
+        environment: Vec<(String, String)>,
+        factor: u32,
+    ) -> Weir {
         let time_scale = TimeScale::new(factor).expect("a factor of the contract");
-        let options = Options { config: folder.path().join("weir.toml"), environment, signals: false, time_scale };
+        let options = Options { config, environment, signals: false, time_scale };
         // It may block and may make runtimes of its own, which a thread of this runtime must not.
         let started = tokio::task::spawn_blocking(move || start(options).map_err(|problem| problem.to_string()));
         let running = soon("a start", started).await.expect("a start does not panic");
