@@ -1,5 +1,6 @@
 //! `weir demo`: the whole story in one command. Two upstreams, a real proxy in front of them, steady traffic from a
-//! thousand users, a live view, and keys that break the new upstream and move the weight.
+//! thousand users, a plan of four hours that is over in a bit more than a minute, a live view, and keys that break the new
+//! upstream and take the plan in hand.
 //!
 //! Everything but the proxy runs on one runtime on the main thread; the proxy is started as `serve` would start it, on
 //! its own threads. Nothing is left behind: the state folder is removed and ports are closed, by `q`, Ctrl-C or time.
@@ -18,7 +19,8 @@ use super::stop::{Outcome, Stop};
 use crate::clock::Clock;
 use crate::control::{Denied, Handle, Origin};
 use crate::rollout::bucket::Weight;
-use crate::rollout::report::RolloutReport;
+use crate::rollout::course::{Back, Command};
+use crate::rollout::report::{RolloutReport, State};
 use crate::rollout::scale::TimeScale;
 use place::Place;
 use screen::{Key, Screen};
@@ -41,7 +43,7 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Demo) -> Outcome 
     };
     let place = Place::make(legacy.address, new.address).map_err(|error| failed("its folder", &error))?;
     // The person's own WEIR__ variables are about another config.
-    let time_scale = TimeScale::default();
+    let time_scale = TimeScale::new(TIME_SCALE).unwrap_or_default();
     let options = Options { config: place.config(), environment: Vec::new(), signals: false, time_scale };
     let running = start(options).map_err(|error| failed("its proxy", &error))?;
 
@@ -169,12 +171,14 @@ impl Stage<'_> {
     }
 
     async fn obey(&mut self, key: Key) {
-        let origin = || Origin { actor: "demo".to_owned(), reason: "a key".to_owned() };
         let done = match key {
             Key::More => self.step(true).await,
             Key::Less => self.step(false).await,
-            Key::Kill => self.handle.kill(ROLLOUT, None, origin()).await.map(Some),
-            Key::Revive => self.handle.revive(ROLLOUT, None, origin()).await.map(Some),
+            Key::Pause => self.command(if self.is_paused() { Command::Resume } else { Command::Pause }).await,
+            Key::Next => self.command(Command::Promote { force: false, full: false }).await,
+            Key::Rollback => self.command(Command::Rollback(Back::Stable)).await,
+            Key::Kill => self.handle.kill(ROLLOUT, None, pressed()).await.map(Some),
+            Key::Revive => self.handle.revive(ROLLOUT, None, pressed()).await.map(Some),
             Key::Break(mode) => {
                 self.new.set_mode(mode);
                 Ok(None)
@@ -182,6 +186,14 @@ impl Stage<'_> {
             Key::Quit => Ok(None),
         };
         self.view.note = done.err().as_ref().map(said).unwrap_or_default();
+    }
+
+    async fn command(&self, command: Command) -> Result<Option<RolloutReport>, Denied> {
+        self.handle.command(ROLLOUT, command, pressed()).await.map(Some)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.view.report.as_ref().is_some_and(|report| report.state == State::Paused)
     }
 
     /// To the next weight of the ladder, up or down.
@@ -193,8 +205,7 @@ impl Stage<'_> {
             false => LADDER_PPM.into_iter().rev().find(|ppm| *ppm < present),
         };
         let Some(weight) = next.and_then(Weight::from_ppm) else { return Ok(None) };
-        let origin = Origin { actor: "demo".to_owned(), reason: "a key".to_owned() };
-        self.handle.set_weight(ROLLOUT, weight, false, origin).await.map(Some)
+        self.handle.set_weight(ROLLOUT, weight, false, pressed()).await.map(Some)
     }
 }
 
@@ -225,6 +236,11 @@ impl Signals {
     }
 }
 
+/// Who asks, for the audit trail.
+fn pressed() -> Origin {
+    Origin { actor: "demo".to_owned(), reason: "a key".to_owned() }
+}
+
 fn said(denied: &Denied) -> String {
     match denied {
         Denied::NotFound(message) | Denied::Conflict(message) | Denied::Invalid { message, .. } => message.clone(),
@@ -232,6 +248,8 @@ fn said(denied: &Denied) -> String {
     }
 }
 
+/// An hour in 20 seconds.
+const TIME_SCALE: u32 = 180;
 /// The demo's only rollout.
 const ROLLOUT: &str = "demo";
 /// What `+` and `-` step through.

@@ -64,17 +64,67 @@ endpoints = ["{new}"]
 
 [rollouts.demo]
 unit = ["header:x-user-id"]
-weight = "10%"
 expose_arm = true
 stable = {{ upstream = "legacy" }}
 canary = {{ upstream = "new" }}
 
-[rollouts.demo.cohorts.testers]
-users = ["tester-1", "tester-2"]
-"#
+# Some seconds, as the demo lets time pass.
+breaker = {{ cooldown = "10m" }}
+{PLAN}"#
     )
 }
 
+/// What the rollout has besides its arms.
+const PLAN: &str = r#"
+[rollouts.demo.cohorts.testers]
+users = ["tester-1", "tester-2"]
+
+# Four hours, which the demo lets pass in a bit more than a minute: an hour in 20 seconds.
+[[rollouts.demo.stages]]
+name = "canary-5"
+weight = "5%"
+min_duration = "1h"
+cohorts = ["testers"]
+gates = ["error_rate <= stable + 0.5%", "p95 < 1.2 * stable"]
+
+[[rollouts.demo.stages]]
+name = "canary-25"
+weight = "25%"
+min_duration = "1h"
+cohorts = ["testers"]
+gates = ["error_rate <= stable + 0.5%", "p95 < 1.2 * stable"]
+
+[[rollouts.demo.stages]]
+name = "half"
+weight = "50%"
+min_duration = "1h"
+cohorts = ["testers"]
+gates = ["error_rate <= stable + 0.5%", "p95 < 1.2 * stable"]
+
+[[rollouts.demo.stages]]
+name = "everyone"
+weight = "100%"
+min_duration = "1h"
+cohorts = ["testers"]
+gates = ["error_rate < 1%"]
+
+# A canary that fails on every second request may have no run of failures for a while; this comes within seconds.
+[[rollouts.demo.triggers]]
+name = "errors"
+when = "error_rate > 5%"
+window = "15m"
+min_requests = 20
+for = "3m"
+action = "rollback"
+
+[[rollouts.demo.triggers]]
+name = "slow"
+when = "p95 > 2 * stable"
+window = "15m"
+min_requests = 20
+for = "6m"
+action = "previous"
+"#;
 /// Where examples expect the proxy.
 const LISTENER_PORT: u16 = 8080;
 /// Where commands look for the admin address.
@@ -91,7 +141,9 @@ mod tests {
         let place = Place::make(upstream, upstream).unwrap();
         let folder = place.config().parent().unwrap().to_owned();
         assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(std::fs::read_to_string(place.config()).unwrap().contains("[rollouts.demo]"));
+        let mut users = crate::config::UserFiles::default();
+        let loaded = crate::config::load(&place.config(), &[], &mut users).unwrap();
+        assert_eq!(loaded.config.rollouts[0].plan.stages.list.len(), 4);
         drop(place);
         assert!(!folder.exists());
     }

@@ -13,9 +13,15 @@ pub enum Key {
     More,
     /// Less weight.
     Less,
-    /// Everyone to stable.
+    /// The plan paused, or gone on with.
+    Pause,
+    /// The next stage.
+    Next,
+    /// Everyone to stable, as a step of the plan.
+    Rollback,
+    /// Everyone to stable at once.
     Kill,
-    /// The kill undone.
+    /// The kill undone, the breaker closed, or a plan that was rolled back gone on with.
     Revive,
     /// The new upstream made healthy, slow or failing.
     Break(Mode),
@@ -75,6 +81,9 @@ fn meaning(event: KeyEvent) -> Option<Key> {
         KeyCode::Char('c' | 'd') if control => Some(Key::Quit),
         KeyCode::Char('+' | '=') | KeyCode::Up => Some(Key::More),
         KeyCode::Char('-' | '_') | KeyCode::Down => Some(Key::Less),
+        KeyCode::Char('p') => Some(Key::Pause),
+        KeyCode::Char('n') => Some(Key::Next),
+        KeyCode::Char('b') => Some(Key::Rollback),
         KeyCode::Char('k') => Some(Key::Kill),
         KeyCode::Char('r') => Some(Key::Revive),
         KeyCode::Char('h') => Some(Key::Break(Mode::Healthy)),
@@ -94,6 +103,9 @@ mod tests {
         let plain = |key| meaning(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
         assert_eq!(plain('+'), Some(Key::More));
         assert_eq!(plain('-'), Some(Key::Less));
+        assert_eq!(plain('p'), Some(Key::Pause));
+        assert_eq!(plain('n'), Some(Key::Next));
+        assert_eq!(plain('b'), Some(Key::Rollback));
         assert_eq!(plain('s'), Some(Key::Break(Mode::Slow)));
         assert_eq!(plain('q'), Some(Key::Quit));
         assert_eq!(plain('c'), None);

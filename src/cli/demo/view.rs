@@ -5,9 +5,10 @@ use super::traffic::Counts;
 use super::upstream::Mode;
 use crate::admin::view::Rollout;
 use crate::cli::render::{self, DASH, Paint, Tone};
-use crate::cli::status;
+use crate::cli::{plan, status};
 use crate::config::units::{print_share, print_span};
-use crate::rollout::report::{ArmReport, RolloutReport};
+use crate::rollout::breaker::State;
+use crate::rollout::report::{ArmReport, GateReport, RolloutReport, State as Life, TriggerReport};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -65,7 +66,10 @@ impl View {
     /// One line of numbers, for pipes and files.
     pub fn line(&self, elapsed: Duration) -> String {
         let line = match &self.report {
-            Some(report) => status::line(&Rollout::of(report, WINDOW)),
+            Some(report) => {
+                let stage = report.stage.as_ref().map_or("no stage", |stage| &*stage.name);
+                format!("{}  |  {}", render::clean(stage), status::line(&Rollout::of(report, WINDOW)))
+            }
             None => "starting".to_owned(),
         };
         format!("{:>4}s  {line}  |  {}", elapsed.as_secs(), self.seen())
@@ -83,7 +87,7 @@ impl View {
         };
         lines.extend([
             format!("  {weir} status --watch"),
-            format!("  {weir} weight demo 50%"),
+            format!("  {weir} validate demo"),
             format!("  {weir} explain demo --unit user-0042"),
             format!("  curl -i -H 'x-user-id: user-0042' http://{}/", self.listener),
             format!("  curl -X POST http://{}/demo/failing", self.new),
@@ -102,16 +106,24 @@ impl View {
         }
         lines[0].extend([(Tone::Plain, "   the new upstream is ".to_owned()), (mode, self.mode.name().to_owned())]);
         lines[0].push((Tone::Dim, format!("   the last {}", print_span(WINDOW))));
-        lines.push(plain(""));
         match &self.report {
-            Some(report) => lines.extend(numbers(&report.arms)),
-            None => lines.push(plain(" measuring ...")),
+            Some(report) => {
+                lines.push(plain(&format!(" {}", plan::stands(&Rollout::of(report, WINDOW)))));
+                let why = report.state_reason.as_deref().map_or(String::new(), render::clean);
+                lines.push(vec![(Tone::Yellow, format!(" {why}"))]);
+                lines.extend(numbers(&report.arms));
+                let judged = judged(report);
+                lines.extend((!judged.is_empty()).then(|| plain("")));
+                lines.extend(judged);
+            }
+            None => lines.extend([plain(""), plain(" measuring ...")]),
         }
         lines.push(plain(""));
         lines.push(plain(&format!(" {}", self.seen())));
         lines.push(vec![(Tone::Yellow, format!(" {}", render::clean(&self.note)))]);
-        lines.push(plain(" + more   - less   k kill   r revive   q quit"));
         lines.push(plain(" make the new upstream:   s slow   f failing   h healthy"));
+        lines.push(plain(" the plan:   p pause, go on   n next stage   b back to stable   + more   - less"));
+        lines.push(plain(" everything:   k kill   r revive   q quit"));
         lines.push(plain(""));
         lines.extend(self.invitation().iter().map(|line| vec![(Tone::Dim, format!(" {line}"))]));
         lines
@@ -125,10 +137,41 @@ impl View {
 
 fn standing(report: &RolloutReport) -> (Tone, String) {
     let weight = print_share(report.weight);
-    match report.killed {
-        true => (Tone::Red, format!("killed (weight {weight})")),
-        false => (Tone::Green, format!("weight {weight}")),
+    match (report.killed, report.state) {
+        (true, _) => (Tone::Red, format!("killed (weight {weight})")),
+        (false, Life::RolledBack) => (Tone::Red, "rolled back".to_owned()),
+        (false, Life::Paused) => (Tone::Yellow, format!("paused at {weight}")),
+        (false, _) => (Tone::Green, format!("weight {weight}")),
     }
+}
+
+/// What the plan looks at, as last judged: the gates of the stage, the triggers, the breaker.
+fn judged(report: &RolloutReport) -> Vec<Line> {
+    let line = |kind: &str, word: &str, tone: Tone, what: &str| {
+        vec![
+            (Tone::Dim, format!(" {kind:<8}")),
+            (tone, if what.is_empty() { word.to_owned() } else { format!("{word:<10}") }),
+            (Tone::Plain, render::clean(what)),
+        ]
+    };
+    let gate = |gate: &GateReport| {
+        let tone = match gate.verdict {
+            "pass" => Tone::Green,
+            "fail" => Tone::Red,
+            _ => Tone::Plain,
+        };
+        line("gate", gate.verdict, tone, if gate.reason.is_empty() { &gate.when } else { &gate.reason })
+    };
+    let trigger = |trigger: &TriggerReport| {
+        let tone = if trigger.state == "quiet" { Tone::Plain } else { Tone::Red };
+        line("trigger", trigger.state, tone, &format!("{} ({})", trigger.when, trigger.action))
+    };
+    let breaker = report.breaker.as_ref().map(|breaker| {
+        let tone = if breaker.state == State::Closed { Tone::Plain } else { Tone::Red };
+        let why = breaker.last_reason.as_deref().map_or(String::new(), |why| format!("tripped by {why}"));
+        line("breaker", breaker.state.word(), tone, &why)
+    });
+    report.gates.iter().map(gate).chain(report.triggers.iter().map(trigger)).chain(breaker).collect()
 }
 
 /// Both arms side by side, each number with a bar where a bar says something.
@@ -195,7 +238,7 @@ const USUAL_ADMIN_PORT: u16 = 9900;
 mod tests {
     use super::*;
     use crate::rollout::bucket::Weight;
-    use crate::rollout::report::State;
+    use crate::rollout::report::BreakerReport;
     use crate::rollout::scale::TimeScale;
 
     fn view() -> View {
@@ -211,20 +254,32 @@ mod tests {
             p999_ms: None,
             in_flight: 1,
         };
+        let gate = GateReport {
+            when: "error_rate < 1%".to_owned(),
+            verdict: "fail",
+            value: Some(0.5),
+            limit: Some(0.01),
+            reason: "error_rate 50.0% >= 1.0% (250 of 500 requests)".to_owned(),
+            samples: 500,
+            unit: "ratio",
+            margin: None,
+            window: None,
+            min_requests: 100,
+        };
         let report = RolloutReport {
             name: "demo".into(),
-            state: State::Running,
+            state: Life::Running,
             state_reason: None,
             weight: Weight::from_ppm(250_000).unwrap(),
             file_weight: Weight::ZERO,
             killed: false,
             killed_by_config: false,
             stage: None,
-            gates: Vec::new(),
+            gates: vec![gate],
             triggers: Vec::new(),
             stages: Vec::new(),
             next: None,
-            breaker: None,
+            breaker: Some(BreakerReport::default()),
             arms: [arm(1500, 0, 10.0), arm(500, 250, 5.0)],
             cohorts: Vec::new(),
             time_scale: TimeScale::default(),
@@ -246,7 +301,8 @@ mod tests {
     fn the_frame_shows_both_arms_with_bars() {
         let frame = view().frame(80, 40, Paint::default()).replace("\x1b[K\r\n", "\n");
         let expected = "\x1b[H weir demo   weight 25%   the new upstream is failing   the last 5s
-
+ running at 25%
+ 
             stable                          canary
  share       75.0% ███████████████           25.0% █████
  rps         300.0                           100.0
@@ -254,6 +310,9 @@ mod tests {
  p50       10.0 ms █████                   5.00 ms ██▌
  p95       20.0 ms ██████████              10.0 ms █████
  p99       40.0 ms ████████████████████    20.0 ms ██████████
+
+ gate    fail      error_rate 50.0% >= 1.0% (250 of 500 requests)
+ breaker closed
 
  clients: 12,345 requests, 67 failed
 ";
@@ -272,7 +331,7 @@ mod tests {
     fn a_line_says_it_all() {
         assert_eq!(
             view().line(Duration::from_millis(3_200)),
-            "   3s  demo  running  weight 25%  |  stable 300.0 rps, 0.00% errors, p95 20.0 ms  |  \
+            "   3s  no stage  |  demo  running  weight 25%  |  stable 300.0 rps, 0.00% errors, p95 20.0 ms  |  \
              canary 100.0 rps, 50.00% errors, p95 10.0 ms  |  clients: 12,345 requests, 67 failed"
         );
     }
@@ -283,7 +342,7 @@ mod tests {
         view.program = "target/release/weir".to_owned();
         assert!(view.invitation().contains(&"  target/release/weir status --watch".to_owned()));
         view.program = "/my tools/weir".to_owned();
-        assert!(view.invitation().contains(&"  '/my tools/weir' weight demo 50%".to_owned()));
+        assert!(view.invitation().contains(&"  '/my tools/weir' validate demo".to_owned()));
     }
 
     #[test]
