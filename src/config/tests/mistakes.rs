@@ -256,7 +256,7 @@ users = []
 "#,
         &[
             "4:12 rollouts.chat.stages[0].cohorts: there is no cohort \"internl\" | did you mean `internal`?",
-            "5:9 rollouts.chat.stages[0].after: there is no stage of `chat` named \"two\" | there is `one`",
+            "5:15 rollouts.chat.stages[0].after: there is no stage of `chat` named \"two\" | there is `one`",
             "7:8 rollouts.chat.stages[1].name: another stage is `one` already",
             "8:10 rollouts.chat.stages[1].weight: is less than the 20% of the stage before, `one` | \
              a plan goes forwards; triggers take it back",

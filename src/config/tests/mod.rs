@@ -9,6 +9,7 @@ mod hostile;
 mod mistakes;
 mod notify;
 mod overrides;
+mod plans;
 mod sources;
 mod tables;
 

@@ -69,7 +69,10 @@ pub fn read(
     }
     if let Some(why) = never_true(&criterion, around) {
         let consequence = if used == Use::Gate { "the gate can never pass" } else { "the trigger can never fire" };
-        context.problems.error(spot.place, format!("{key}: {why}: {consequence}"));
+        let limit = spot.value.find(['<', '>']).map_or(0, |at| at + 1);
+        let blank = spot.value.get(limit..).map_or(0, |rest| rest.len() - rest.trim_start_matches(['=', ' ']).len());
+        let place = context.problems.source().inside(spot.place, &spot.value, limit + blank);
+        context.problems.error(place, format!("{key}: {why}: {consequence}"));
     }
     Some(criterion)
 }

@@ -1,13 +1,17 @@
 //! The plan of a rollout: stages and triggers, their criteria read, their references resolved, and everything reported that
 //! could never work: stages that fall, gates that can never pass, triggers that can never hold long enough.
 
+mod circles;
 mod criteria;
+
+pub use circles::circles;
 
 use super::{Context, names};
 use crate::config::decode::{Map, Spot};
 use crate::config::raw;
 use crate::config::tree::{Place, quoted};
 use crate::config::units::print_span;
+use crate::rollout::Arm;
 use crate::rollout::bucket::Weight;
 use crate::rollout::scale::TimeScale;
 use crate::rollout::stages::{Action, After, Gate, Span, Stage, Stages, Trigger};
@@ -27,6 +31,8 @@ pub fn stages(key: &str, name: &str, raw: &raw::Rollout, root: &raw::Root, conte
         super::at_most(&format!("{key}.stages"), list.value.len(), STAGES_MAX, list.place, context);
         for (index, spot) in list.value.iter().enumerate().take(STAGES_MAX) {
             let at = At { key: &format!("{key}.stages[{index}]"), rollout: name, raw, root };
+            let before = list.value.iter().take(index).map(|stage| &stage.value.name);
+            once(before, &spot.value.name, &format!("{}.name", at.key), "stage", context);
             if let Some(stage) = stage(&at, spot, &plan.list, context) {
                 plan.list.push(stage);
             }
@@ -36,6 +42,8 @@ pub fn stages(key: &str, name: &str, raw: &raw::Rollout, root: &raw::Root, conte
         super::at_most(&format!("{key}.triggers"), list.value.len(), TRIGGERS_MAX, list.place, context);
         for (index, spot) in list.value.iter().enumerate().take(TRIGGERS_MAX) {
             let at = At { key: &format!("{key}.triggers[{index}]"), rollout: name, raw, root };
+            let before = list.value.iter().take(index).map(|trigger| &trigger.value.name);
+            once(before, &spot.value.name, &format!("{}.name", at.key), "trigger", context);
             if let Some(trigger) = trigger(&at, spot, &plan, context) {
                 plan.triggers.push(trigger);
             }
@@ -53,6 +61,12 @@ struct At<'a> {
 }
 
 impl At<'_> {
+    fn excludes(&self, cohort: &str) -> bool {
+        let mut cohorts = self.raw.cohorts.iter().flat_map(|cohorts| &cohorts.value);
+        let named = cohorts.find(|entry| entry.name == cohort).and_then(|entry| entry.value.as_ref());
+        named.and_then(|named| named.exclude.as_ref()).is_some_and(|exclude| exclude.value)
+    }
+
     fn cohorts(&self) -> Vec<&str> {
         self.raw.cohorts.iter().flat_map(|cohorts| &cohorts.value).map(|cohort| cohort.name.as_str()).collect()
     }
@@ -62,8 +76,6 @@ fn stage(at: &At<'_>, spot: &Spot<raw::Stage>, before: &[Stage], context: &mut C
     let (raw, key) = (&spot.value, at.key);
     if let Some(name) = &raw.name {
         names::name("a stage", &name.value, name.place, context);
-        let taken = before.iter().any(|stage| *stage.name == *name.value);
-        once(taken, &format!("{key}.name"), "stage", name, context);
     }
     if let (Some(weight), Some(last)) = (&raw.weight, before.last())
         && weight.value < last.weight
@@ -102,6 +114,10 @@ fn cohorts(at: &At<'_>, raw: &raw::Stage, context: &mut Context<'_, '_>) -> Vec<
     let mut named = Vec::new();
     for cohort in raw.cohorts.iter().flat_map(|cohorts| &cohorts.value) {
         if known.contains(&cohort.value.as_str()) {
+            if at.excludes(&cohort.value) {
+                let message = format!("{}.cohorts: `{}` keeps its members off the canary", at.key, cohort.value);
+                context.problems.error(cohort.place, message).with_help("`exclude = true` needs no stage");
+            }
             named.push(cohort.value.as_str().into());
         } else {
             let key = format!("{}.cohorts", at.key);
@@ -121,14 +137,16 @@ fn after(at: &At<'_>, spot: &Spot<String>, context: &mut Context<'_, '_>) -> Opt
     };
     let none: &Map<raw::Rollout> = &Vec::new();
     let rollouts = at.root.rollouts.as_ref().map_or(none, |rollouts| &rollouts.value);
-    let reference = Spot { value: rollout.to_owned(), place: spot.place };
+    let reference =
+        Spot { value: rollout.to_owned(), place: context.problems.source().inside(spot.place, &spot.value, 0) };
     let index = names::find(&key, "rollout", &reference, rollouts, context)?;
     let other = rollouts.get(index).and_then(|entry| entry.value.as_ref());
     let stages = other.into_iter().flat_map(|other| &other.stages).flat_map(|stages| &stages.value);
     let known: Vec<&str> =
         stages.filter_map(|stage| stage.value.name.as_ref()).map(|name| name.value.as_str()).collect();
     if !known.contains(&stage) {
-        names::dangling(&key, &format!("stage of `{rollout}` named"), stage, &known, spot.place, context);
+        let place = context.problems.source().inside(spot.place, &spot.value, rollout.len() + 1);
+        names::dangling(&key, &format!("stage of `{rollout}` named"), stage, &known, place, context);
         return None;
     }
     Some(After { rollout: rollout.into(), stage: stage.into() })
@@ -154,7 +172,7 @@ fn gate(key: &str, spot: &Spot<raw::Gate>, around: &Around<'_>, context: &mut Co
         };
     }
     if let Some(requests) = &options.min_requests {
-        gate.min_requests = u64::from(requests.value).max(1);
+        gate.min_requests = requests_of(key, requests, context);
     }
     Some(gate)
 }
@@ -163,8 +181,6 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
     let (raw, key) = (&spot.value, at.key);
     if let Some(name) = &raw.name {
         names::name("a trigger", &name.value, name.place, context);
-        let taken = plan.triggers.iter().any(|trigger| *trigger.name == *name.value);
-        once(taken, &format!("{key}.name"), "trigger", name, context);
     }
     let none: &Map<raw::Rollout> = &Vec::new();
     let rollouts = at.root.rollouts.as_ref().map_or(none, |rollouts| &rollouts.value);
@@ -186,6 +202,14 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
     }
     let around = Around { raw: at.raw, root: at.root, before: &plan.list, stage: None };
     let criterion = criteria::read(key, raw.when.as_ref()?, &around, Use::Trigger, context);
+    let spares_both = raw.both_arms.as_ref().filter(|both| both.value == raw::BothArms::Alert);
+    if let (Some(both), Some(of)) = (spares_both, &criterion)
+        && of.quantity.arm == Arm::Stable
+    {
+        let message =
+            format!("{key}.both_arms: the criterion is about stable, which would always spare it: it can never fire");
+        context.problems.error(both.place, message);
+    }
     let window = raw.window.as_ref().map_or(TRIGGER_WINDOW, |spot| window_of(key, spot.value, spot.place, context));
     let action = match raw.action.as_ref()?.value {
         raw::Action::Rollback => Action::Rollback,
@@ -202,8 +226,8 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
         dry_run: raw.dry_run.as_ref().is_some_and(|dry| dry.value),
         rollout: rollout.map(|other| other.value.as_str().into()),
         window,
-        min_requests: raw.min_requests.as_ref().map_or(TRIGGER_REQUESTS, |spot| u64::from(spot.value)).max(1),
-        spares_both: raw.both_arms.as_ref().is_some_and(|both| both.value == raw::BothArms::Alert),
+        min_requests: raw.min_requests.as_ref().map_or(TRIGGER_REQUESTS, |spot| requests_of(key, spot, context)),
+        spares_both: spares_both.is_some(),
         stages,
     })
 }
@@ -252,8 +276,25 @@ fn window_of(key: &str, window: Duration, place: Place, context: &mut Context<'_
     window
 }
 
-fn once(taken: bool, key: &str, kind: &str, name: &Spot<String>, context: &mut Context<'_, '_>) {
-    if taken {
+fn requests_of(key: &str, spot: &Spot<u32>, context: &mut Context<'_, '_>) -> u64 {
+    if spot.value == 0 {
+        let message = format!("{key}.min_requests: expected 1 or more, found 0");
+        context.problems.error(spot.place, message).with_help("without a request there is nothing to judge by");
+    }
+    u64::from(spot.value).max(1)
+}
+
+/// Reports a name that one before has already, whatever else is wrong with that one.
+fn once<'a>(
+    mut before: impl Iterator<Item = &'a Option<Spot<String>>>,
+    name: &Option<Spot<String>>,
+    key: &str,
+    kind: &str,
+    context: &mut Context<'_, '_>,
+) {
+    if let Some(name) = name
+        && before.any(|other| other.as_ref().is_some_and(|other| other.value == name.value))
+    {
         context.problems.error(name.place, format!("{key}: another {kind} is `{}` already", name.value));
     }
 }

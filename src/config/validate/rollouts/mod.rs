@@ -37,6 +37,7 @@ pub fn rollouts(raw: &raw::Root, context: &mut Context<'_, '_>) -> Vec<RolloutCo
         rollouts.push(rollout);
     }
     circles(&map.value, &rollouts, context);
+    plan::circles(&map.value, &rollouts, context);
     rollouts
 }
 

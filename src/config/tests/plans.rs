@@ -1,0 +1,80 @@
+//! Plans that could never work, as their users meet them: every mistake at once, at its place.
+
+use super::*;
+
+#[test]
+fn a_file_of_wrong_plans_is_told_every_mistake_at_once_and_where_it_is() {
+    let text = include_str!("../../../tests/fixtures/config/wrong-plans.toml");
+    check(
+        text,
+        &[
+            "26:16 rollouts.chat.stages[0].max_duration: is shorter than `min_duration`",
+            "27:12 rollouts.chat.stages[0].cohorts: there is no cohort \"internl\" | did you mean `internal`?",
+            "27:23 rollouts.chat.stages[0].cohorts: `banned` keeps its members off the canary | `exclude = \
+             true` needs no stage",
+            "28:26 rollouts.chat.stages[0].gates[1]: nothing is mirrored (`shadow`), so the gate can never pass",
+            "32:16 rollouts.chat.stages[1].min_duration: expected a duration such as \"30s\", \"250ms\" or \
+             \"2m30s\", found \"-5m\"",
+            "33:10 rollouts.chat.stages[1].after: goes in a circle, so none of these can ever begin: \
+             chat:fifty -> chat:fifty",
+            "35:6 rollouts.chat.stages[1].gates[0]: there is no metric `eror_rate` | did you mean `error_rate`?",
+            "36:12 rollouts.chat.stages[1].gates[1]: `p95` is a time, and `5%` is a share: compare it with a \
+             time such as `200ms`",
+            "37:18 rollouts.chat.stages[1].gates[2]: there is no stage \"shadw\" | did you mean `shadow`?",
+            "38:28 rollouts.chat.stages[1].gates[3]: `error_rate` is never below 0: the gate can never pass",
+            "38:48 rollouts.chat.stages[1].gates[3].min_requests: expected 1 or more, found 0 | without a \
+             request there is nothing to judge by",
+            "38:60 rollouts.chat.stages[1].gates[3].window: expected 1s to 400d",
+            "39:22 rollouts.chat.stages[1].gates[4]: `rps` is a plain number, and `99999999999999999999999%` \
+             is a share: compare it with a plain number such as `100`",
+            "42:8 rollouts.chat.stages[2].name: another stage is `fifty` already",
+            "43:10 rollouts.chat.stages[2].weight: is less than the 50% of the stage before, `fifty` | a plan \
+             goes forwards; triggers take it back",
+            "44:16 rollouts.chat.stages[2].min_duration: expected a duration such as \"30s\", \"250ms\" or \
+             \"2m30s\", found \"99999999999999999999d\"",
+            "46:33 rollouts.chat.stages[2].gates[1]: there is no cohort \"intern\" | did you mean `internal`?",
+            "46:67 rollouts.chat.stages[2].gates[2]: there is no signal \"orders\"",
+            "49:22 rollouts.chat.triggers[0]: `error_rate` is never above 100%: the trigger can never fire",
+            "50:7 rollouts.chat.triggers[0].for: expected a duration such as \"30s\", \"250ms\" or \"2m30s\", \
+             found \"-1s\"",
+            "51:10 rollouts.chat.triggers[0].action: \"rolback\" is none of its words | did you mean \
+             `rollback`?",
+            "53:8 rollouts.chat.triggers[1].name: another trigger is `errors` already",
+            "56:11 rollouts.chat.triggers[1].rollout: there is no rollout \"perfer\" | did you mean `prefer`?",
+            "57:13 rollouts.chat.triggers[1].both_arms: the criterion is about stable, which would always \
+             spare it: it can never fire",
+            "58:16 rollouts.chat.triggers[1].min_requests: expected a whole number from 0 to 4294967295, found \
+             -1",
+            "63:12 rollouts.pay.requires: goes in a circle: pay -> prefer -> pay",
+            "68:10 rollouts.pay.stages[0].after: goes in a circle, so none of these can ever begin: pay:one -> \
+             prefer:one -> pay:two -> pay:one",
+            "76:7 rollouts.pay.triggers[0].for: no stage lasts longer than 1h, so it can never have held for 2h",
+        ],
+    );
+}
+
+#[test]
+fn stages_that_wait_for_one_another_in_a_circle_are_reported_once() {
+    let stage = |rollout: &str, name: &str, after: &str| {
+        format!("[[rollouts.{rollout}.stages]]\nname = \"{name}\"\nweight = \"10%\"\n{after}\n")
+    };
+    let other = "[rollouts.pay]\nunit = [\"client-ip\"]\ncanary = { set_headers = { x-a = \"1\" } }\n";
+    let route = "[[routes]]\nrollouts = [\"chat\", \"pay\"]\n";
+    let waits = |chat: &str, pay: &str| {
+        [stage("chat", "one", ""), stage("chat", "two", chat), other.into(), stage("pay", "one", pay), route.into()]
+            .concat()
+    };
+    check_added(
+        &waits("after = \"pay:one\"", "after = \"chat:two\""),
+        &["8:10 rollouts.chat.stages[1].after: goes in a circle, so none of these can ever begin: \
+           chat:two -> pay:one -> chat:two"],
+    );
+    check_added(
+        &waits("after = \"chat:two\"", ""),
+        &[
+            "8:10 rollouts.chat.stages[1].after: goes in a circle, so none of these can ever begin: chat:two -> chat:two",
+        ],
+    );
+    check_added(&waits("after = \"pay:one\"", "after = \"chat:one\""), &[]);
+    check_added(&waits("after = \"chat:one\"", ""), &[]);
+}
