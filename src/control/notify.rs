@@ -138,6 +138,14 @@ impl Notifier {
         }
     }
 
+    /// Whether these are the targets that there are. A secret part of a URL may differ where the shown config does not.
+    pub fn follows(&self, configs: &[NotifyConfig]) -> bool {
+        let same = |(target, config): (&Target, &NotifyConfig)| {
+            target.key() == config.key && is_same(&target.config.borrow(), config)
+        };
+        self.targets.len() == configs.len() && self.targets.iter().zip(configs).all(same)
+    }
+
     /// The keys of all targets.
     pub fn keys(&self) -> Vec<Arc<str>> {
         self.targets.iter().map(Target::key).collect()

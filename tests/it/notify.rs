@@ -306,6 +306,46 @@ async fn what_a_plan_stands_at_is_in_the_metrics() {
 }
 
 #[tokio::test]
+async fn how_far_back_a_rollout_went_is_told_and_by_which_trigger() {
+    let (legacy, new, hook) = (Origin::start("legacy").await, Origin::start("new").await, Hook::start().await);
+    let trigger = |action: &str| {
+        format!(
+            "[[rollouts.chat.triggers]]\nname = \"{action}\"\nwhen = \"signal.{action} > 10%\"\naction = \"{action}\"\n\
+             [signals.{action}]\n"
+        )
+    };
+    let plan = "[[rollouts.chat.stages]]\nname = \"first\"\nweight = \"40%\"\n\
+                [[rollouts.chat.stages]]\nname = \"second\"\nweight = \"100%\"\napproval = true\n"
+        .to_owned()
+        + &trigger("half")
+        + &trigger("rollback");
+    let weir =
+        Weir::start(&telling(&legacy, &new, &hook, "events = [\"rollback\"]").weight("100%").tables(&plan)).await;
+    let mut client = Client::http1(weir.address).await;
+    let second = [("rollout", "chat"), ("stage", "second")];
+    weir.metrics_until("the second stage", |metrics| metrics.sum("weir_rollout_stage", &second) == 1.0).await;
+    act(&weir, "rollback", json!({ "to": "previous" })).await;
+    hook.count(1).await;
+    weir.metrics_until("the second stage", |metrics| metrics.sum("weir_rollout_stage", &second) == 1.0).await;
+    for (count, signal) in [(2, "half"), (3, "rollback")] {
+        for unit in 0..20 {
+            client.get("/", &[("x-user-id", &format!("u{unit}"))]).await;
+        }
+        weir.command(&format!("/api/v1/signals/{signal}"), json!({ "arm": "canary", "count": 100 })).await;
+        hook.count(count).await;
+    }
+    let told = hook.told();
+    let field = |name: &str| told.iter().map(|told| told.body[name].clone()).collect::<Vec<_>>();
+    assert_eq!(field("to"), ["previous", "half", "stable"]);
+    assert_eq!(field("trigger"), [Value::Null, json!("half"), json!("rollback")]);
+    let weights = |side: &str| told.iter().map(|told| told.body[side]["weight_ppm"].clone()).collect::<Vec<_>>();
+    assert_eq!(weights("old"), [1_000_000, 1_000_000, 500_000]);
+    assert_eq!(weights("new"), [400_000, 500_000, 0]);
+    assert_eq!(told[2].body["new"]["state"], "rolled_back");
+    weir.stop().await;
+}
+
+#[tokio::test]
 async fn requests_that_an_arm_answers_by_itself_are_counted() {
     let legacy = Origin::start("legacy").await;
     let blocking = "{ respond = { status = 403 } }";

@@ -147,6 +147,7 @@ async fn a_reload_keeps_what_waits_and_forgets_who_is_gone() {
     let task = notifier.targets[1].under_way.as_ref().unwrap().abort_handle();
     notifier.adopt(&[NotifyConfig { timeout: Duration::from_secs(1), ..config("one") }, config("three")]);
     assert_eq!(notifier.keys(), ["one".into(), "three".into()]);
+    assert!(!notifier.follows(&[config("one"), config("three")]) && !notifier.follows(&[]));
     assert_eq!((notifier.targets[0].waiting.len(), notifier.targets[1].waiting.len()), (1, 0));
     let mut of_one = 0;
     while of_one < 2 {

@@ -426,3 +426,80 @@ fn a_trail_of_a_rollout_holds_what_concerns_it_since_then() {
     assert_eq!(reasons(0, 2), ("40 50".to_owned(), true));
     assert_eq!(reasons(99, 2), (String::new(), false));
 }
+
+fn told(reason: &str, targets: &[&str]) -> NewEvent {
+    NewEvent { tell: targets.iter().map(|target| Arc::from(*target)).collect(), ..event(reason) }
+}
+
+fn outbox(store: &Store) -> Vec<(String, u64)> {
+    store.outbox().unwrap().into_iter().map(|(target, id)| (target.to_string(), id)).collect()
+}
+
+#[test]
+fn who_is_to_be_told_outlives_the_process_until_it_was_told() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(folder.path()).store;
+    store.write(&[], &[told("one", &["a", "b"]), told("two", &["b"])], true).unwrap();
+    assert_eq!(store.given(), 1..3);
+    store.delivered(&"b".into(), 1).unwrap();
+    drop(store);
+    let mut store = open(folder.path()).store;
+    assert_eq!(outbox(&store), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    let found = store.told(2).unwrap().unwrap();
+    assert_eq!((found.event.id, found.event.reason.as_str(), found.key), (2, "two", 7));
+    assert_eq!(store.told(3).unwrap(), None);
+    store.keep_targets(vec!["b".into()]).unwrap();
+    assert_eq!(outbox(&store), [("b".to_owned(), 2)]);
+}
+
+#[test]
+fn a_full_disk_keeps_no_entry_from_its_id_nor_from_being_told() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(folder.path()).store;
+    store.write(&[], &[told("one", &["a"])], true).unwrap();
+    store.fill_up();
+    let long = "x".repeat(5000);
+    assert!(store.write(&[], &[told(&long, &["a"])], true).is_err());
+    assert_eq!(store.given(), 0..0, "what was denied never happened");
+    assert!(store.write(&[], &[told(&long, &["a"]), told("three", &["a"])], false).is_err());
+    assert_eq!(store.given(), 2..4);
+    let (events, next) = store.events(1, 10).unwrap();
+    assert_eq!((events[1].reason.as_str(), events[1].id, next), ("three", 3, 3));
+    assert_eq!(store.told(3).unwrap().unwrap().event.reason, "three");
+    assert!(store.delivered(&"a".into(), 2).is_err());
+    store.empty();
+    store.write(&[], &[told("four", &["a"])], true).unwrap();
+    assert_eq!(store.given(), 4..5);
+    assert_eq!(outbox(&store), [("a".to_owned(), 1), ("a".to_owned(), 3), ("a".to_owned(), 4)]);
+    assert!(!store.is_behind());
+    drop(store);
+    let (events, _) = open(folder.path()).store.events(0, 10).unwrap();
+    assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn an_id_that_another_process_took_meanwhile_is_passed_over() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(folder.path()).store;
+    let mut ending = open(folder.path()).store;
+    let other = Connection::open(folder.path().join("weir.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(store.write(&[], &[event("ours")], false).is_err());
+    other.execute_batch("ROLLBACK").unwrap();
+    ending.write(&[], &[event("theirs")], false).unwrap();
+    store.retry().unwrap();
+    store.write(&[], &[event("next")], false).unwrap();
+    let (events, _) = store.events(0, 10).unwrap();
+    let seen: Vec<_> = events.iter().map(|event| (event.id, event.reason.as_str())).collect();
+    assert_eq!(seen, [(1, "theirs"), (2, "ours"), (3, "next")]);
+}
+
+#[test]
+fn what_is_trimmed_from_the_trail_is_not_to_be_told() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(folder.path()).store;
+    store.write(&[], &[told("old", &["a"])], true).unwrap();
+    store.connection.execute("UPDATE sqlite_sequence SET seq = 300000 WHERE name = 'events'", []).unwrap();
+    store.write(&[], &[told("new", &["a"])], true).unwrap();
+    assert_eq!(outbox(&store), [("a".to_owned(), 300_001)]);
+}

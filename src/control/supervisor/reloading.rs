@@ -16,7 +16,9 @@ impl Supervisor {
             Err(problems) => self.refuse(problems),
             Ok(read) => {
                 let new = &read.0.config;
-                let same = new.effective == self.config.effective && new.digests == self.config.digests;
+                let same = new.effective == self.config.effective
+                    && new.digests == self.config.digests
+                    && self.notifier.follows(&new.notify);
                 if same && self.notes.refused.is_none() && self.reloader.is_quiet() {
                     self.reloader.askers();
                     return;
