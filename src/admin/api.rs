@@ -6,7 +6,7 @@ use super::body::{Fields, Query};
 use super::failure::Failure;
 use super::health;
 use super::question::Question;
-use super::{signal, steer, view};
+use super::{report, signal, steer, view};
 use crate::config::hint;
 use crate::control::{Denied, Handle};
 use crate::rollout::assign::UnitAsker;
@@ -36,6 +36,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts/{name}/explain", get(explain))
         .route("/api/v1/rollouts/{name}/validate", get(steer::validate))
         .route("/api/v1/rollouts/{name}/incidents", get(incidents))
+        .route("/api/v1/rollouts/{name}/report", get(report))
         .route("/api/v1/rollouts/{name}/weight", post(weight))
         .route("/api/v1/rollouts/{name}/{command}", post(steer::command))
         .route("/api/v1/rollouts/{name}/kill", post(kill))
@@ -123,6 +124,25 @@ async fn incidents(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer
     let records = handle.incidents(&name, usize::try_from(limit).unwrap_or(usize::MAX)).await;
     let records = records.map_err(|denied| refused(&handle, &name, None, denied))?;
     json(&view::review::Incidents { incidents: records.iter().map(view::review::Incident::of).collect() })
+}
+
+/// What happened since `?since=24h`, as `?format=json`, `md` or `html`.
+async fn report(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
+    let (name, query) = (path(name)?, Query::parse(uri.query()));
+    let since = query.span("since", SINCE_DEFAULT, SINCE_MIN, SINCE_MAX)?;
+    let print: fn(&view::review::Review) -> Answer = match query.text("format") {
+        None | Some("" | "json") => json::<view::review::Review>,
+        Some("md") => |review| Ok(([(header::CONTENT_TYPE, MARKDOWN)], report::markdown(review)).into_response()),
+        Some("html") => |review| {
+            let headers = [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, STYLES_ONLY)];
+            Ok((headers, report::html(review)).into_response())
+        },
+        Some(_) => return Err(Failure::field("format", "expected `md`, `html` or `json`")),
+    };
+    match handle.review(&name, since).await {
+        Ok(dossier) => print(&view::review::Review::of(&dossier)),
+        Err(denied) => Err(refused(&handle, &name, None, denied)),
+    }
 }
 
 async fn explain(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
@@ -299,6 +319,15 @@ pub fn json<T: Serialize>(form: &T) -> Answer {
 }
 
 const JSON: &str = "application/json";
+const MARKDOWN: &str = "text/markdown; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+/// What a report may load: nothing but the style in it.
+const STYLES_ONLY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+/// How far a report looks back unless told.
+const SINCE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+const SINCE_MIN: Duration = Duration::from_secs(1);
+/// As long as the history is kept.
+const SINCE_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
 /// Every body but lists of users is a handful of fields.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// As many users as a cohort may be changed by at run time; more go into a `users_file`.

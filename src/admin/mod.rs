@@ -7,10 +7,12 @@
 mod api;
 mod auth;
 mod body;
+mod chart;
 mod failure;
 pub mod health;
 mod listen;
 pub mod question;
+mod report;
 mod server;
 mod signal;
 mod steer;

@@ -121,6 +121,9 @@ pub enum Verb {
     /// Print the audit trail: who changed what, when and why
     #[command(after_help = "Example:  weir events --follow\n          weir events -o json --since 120")]
     Events(Events),
+    /// Write what happened to a rollout: both arms, stages, gates, incidents, resources
+    #[command(after_help = REPORT_HELP)]
+    Report(Report),
     /// Make the running proxy read its config again
     Reload(Reload),
     /// Print the JSON Schema of the config, for editors
@@ -311,6 +314,41 @@ pub struct Token {
     pub expires: Duration,
 }
 
+/// `weir report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The rollout
+    pub rollout: String,
+    /// How far back, up to 400d
+    #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = span)]
+    pub since: Duration,
+    /// Markdown, one self-contained HTML file, or everything as data [default: md, with -o json json]
+    #[arg(long, value_enum, value_name = "md|html|json", hide_possible_values = true)]
+    pub format: Option<Format>,
+}
+
+/// The form of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Markdown, for a chat or a runbook.
+    Md,
+    /// One file with charts.
+    Html,
+    /// Everything as data.
+    Json,
+}
+
+impl Format {
+    /// The word of the API.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Format::Md => "md",
+            Format::Html => "html",
+            Format::Json => "json",
+        }
+    }
+}
+
 /// `weir events`.
 #[derive(Debug, Args)]
 pub struct Events {
@@ -402,6 +440,10 @@ Example:  weir explain chat --unit alice
           weir explain chat --unit alice --header 'x-beta: 1'
           weir explain chat --unit alice -c weir.toml";
 
+const REPORT_HELP: &str = "\
+Example:  weir report chat
+          weir report chat --since 7d --format html > chat.html";
+
 const BUCKET_HELP: &str = "\
 Example:  weir bucket --salt chat-v2 --unit alice --weight 25%
           weir bucket --salt s --key chat --hash launchdarkly --unit - < users.txt";
@@ -448,6 +490,9 @@ mod tests {
             "weir health chat",
             "weir health chat --duration 0s",
             "weir events --since 1 --limit 2",
+            "weir report",
+            "weir report chat --format pdf",
+            "weir report chat --since 0s",
             "weir status -o yaml",
             "weir frobnicate",
         ] {

@@ -20,6 +20,7 @@ mod log;
 mod operate;
 mod plan;
 mod render;
+mod report;
 mod stages;
 mod status;
 mod steer;
@@ -90,6 +91,7 @@ fn dispatch(console: &mut Console, cli: &Cli) -> Outcome {
         Verb::Bucket(arguments) => bucket::run(console, global, arguments),
         Verb::Token(arguments) => token::run(console, global, arguments),
         Verb::Events(arguments) => events::run(console, global, arguments),
+        Verb::Report(arguments) => report::run(console, global, arguments),
         Verb::Reload(arguments) => operate::reload(console, global, arguments),
         Verb::Schema => schema(console),
         Verb::Completions { shell } => completions(console, *shell),

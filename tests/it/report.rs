@@ -109,3 +109,78 @@ async fn persons_rollbacks_are_incidents_too_and_a_sick_stable_completes_them() 
     assert_eq!(weir.ask("GET", "/api/v1/rollouts/chat/incidents?limit=x", "").await.status, 400);
     weir.stop().await;
 }
+
+#[tokio::test]
+async fn a_reports_figures_are_those_of_the_requests() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    new.script(|seen| if seen.target.starts_with("/bad") { Reply::status(500) } else { Reply::Hello });
+    let config = Config::split(&legacy, &new).weight("100%").tables(&format!(
+        "{STAGES}[[rollouts.chat.triggers]]\nname = \"errors\"\nwhen = \"error_rate > 30%\"\nfor = \"0s\"\n\
+         min_requests = 20\naction = \"rollback\""
+    ));
+    let weir = Weir::start(&config).await;
+    chat_when(&weir, "the first stage", |chat| chat["stage"]["name"] == "first").await;
+    let empty = weir.ask("GET", "/api/v1/rollouts/chat/report?format=md", "").await.text();
+    assert!(empty.contains("No requests were counted") && !empty.contains("p95"), "{empty}");
+    send(&weir, 30).await;
+    let (stable, canary) = (legacy.count(), new.count());
+    let restarted = weir.restart().await;
+    let body = serde_json::json!({ "force": true, "actor": "anna", "reason": "looks <b>good</b> | really" });
+    restarted.command("/api/v1/rollouts/chat/promote", body).await;
+    let mut client = Client::http1(restarted.address).await;
+    for number in 0..40 {
+        client.get("/bad", &[("x-user-id", &format!("v{number}"))]).await;
+    }
+    let chat = chat_when(&restarted, "the rollback", |chat| chat["state"] == "rolled_back").await;
+    assert_eq!(chat["stage"]["name"], "second");
+    let (stable_all, canary_all) = (legacy.count(), new.count());
+    let report = eventually("all requests in the report", async || {
+        let report = restarted.view("/api/v1/rollouts/chat/report?since=1h").await;
+        let requests = |arm: &str| report["arms"][arm]["requests"].as_u64();
+        (requests("stable") == Some(stable_all) && requests("canary") == Some(canary_all)).then_some(report)
+    })
+    .await;
+    let arms = &report["arms"];
+    let failed = canary_all - canary;
+    assert_eq!((&arms["canary"]["errors"], &arms["stable"]["errors"]), (&failed.into(), &0.into()));
+    assert_eq!(arms["canary"]["errors_by_kind"], serde_json::json!({ "status_5xx": failed }));
+    assert_eq!(arms["canary"]["codes"], serde_json::json!({ "2xx": canary, "5xx": failed }));
+    let stages = report["stages"].as_array().expect("a list");
+    let names: Vec<&Value> = stages.iter().map(|stage| &stage["stage"]).filter(|name| !name.is_null()).collect();
+    assert_eq!(names, ["first", "second"], "{stages:#?}");
+    let of = |name: &str| stages.iter().find(|stage| stage["stage"] == name).expect("a stage");
+    let requests = |name: &str, arm: &str| of(name)["arms"][arm]["requests"].as_u64();
+    // The first stage as a whole, although weir was restarted in it.
+    assert_eq!((requests("first", "stable"), requests("first", "canary")), (Some(stable), Some(canary)));
+    assert_eq!(of("first")["arms"]["canary"]["errors"], 0);
+    assert_eq!(of("second")["arms"]["canary"]["errors_by_kind"]["status_5xx"], failed);
+    assert_eq!(of("second")["gates"][0]["verdict"], "fail", "{:#}", of("second"));
+    assert_eq!(of("first")["why_left"], "looks <b>good</b> | really");
+    let points = report["points"].as_array().expect("a list");
+    let sum = |arm: &str| points.iter().filter_map(|point| point[arm]["requests"].as_u64()).sum::<u64>();
+    assert_eq!((sum("stable"), sum("canary")), (stable_all, canary_all));
+    assert_eq!(
+        (&report["fired"][0]["trigger"], &report["incidents"][0]["trigger"]),
+        (&"errors".into(), &"errors".into())
+    );
+    assert!(report["resources"]["memory"]["max"].as_f64().is_some_and(|bytes| bytes > 1e6));
+
+    let text = restarted.ask("GET", "/api/v1/rollouts/chat/report?format=md", "").await.text();
+    for part in ["# chat: report", "## Incidents", "status\\_5xx", "looks &lt;b>good&lt;/b> \\| really"] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let page = restarted.ask("GET", "/api/v1/rollouts/chat/report?format=html", "").await;
+    assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
+    let page = page.text();
+    assert!(page.contains("<svg") && page.contains("looks &lt;b&gt;good") && !page.contains("<script"), "{page}");
+    for (target, status) in [
+        ("chaat/report", 404),
+        ("chat/report?since=yesterday", 400),
+        ("chat/report?since=500d", 400),
+        ("chat/report?format=pdf", 400),
+    ] {
+        let answer = restarted.ask("GET", &format!("/api/v1/rollouts/{target}"), "").await;
+        assert_eq!(answer.status, status, "{target}: {}", answer.text());
+    }
+    restarted.stop().await;
+}

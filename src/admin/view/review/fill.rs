@@ -138,13 +138,13 @@ fn stays(stays: &[Stay], events: &[Event], present: &[Gate], since: Wall) -> Vec
     for (place, form) in forms.iter_mut().enumerate().rev() {
         let is_last = place + 1 == stays.len();
         let within = |event: &&&Event| {
-            form.entered_at.as_ref().is_none_or(|entered| event.time >= *entered)
-                && next_entered.as_ref().is_none_or(|next| event.time <= *next)
+            form.entered_at.as_ref().is_none_or(|entered| second(&event.time) >= second(entered))
+                && next_entered.as_ref().is_none_or(|next| second(&event.time) <= second(next))
         };
         let stage = form.stage.as_deref();
         let ended = moves.iter().rev().filter(within).find(|event| leaves(event, stage));
         let began = moves.iter().rev().find(|event| {
-            let near = form.entered_at.as_ref().is_some_and(|entered| event.time.get(..19) == entered.get(..19));
+            let near = form.entered_at.as_ref().is_some_and(|entered| second(&event.time) == second(entered));
             near && event.new.get("stage").and_then(Value::as_str) == stage && !leaves(event, stage)
         });
         form.why_entered = began.map(|event| event.reason.clone()).unwrap_or_default();
@@ -162,6 +162,11 @@ fn stays(stays: &[Stay], events: &[Event], present: &[Gate], since: Wall) -> Vec
         next_entered.clone_from(&form.entered_at);
     }
     forms
+}
+
+/// A time to the second: a move is written down a moment after it was decided.
+fn second(time: &str) -> Option<&str> {
+    time.get(..19)
 }
 
 /// Whether an entry of the trail tells of another stage, or of the end of one.
