@@ -1,5 +1,5 @@
-//! Limits of the whole process on which all workers draw without meeting: requests and connections at once, and
-//! connections of one address.
+//! Limits of the whole process on which all workers draw without meeting: requests and connections at once, connections
+//! of one address, and what copies of requests take.
 //!
 //! An `Allowance` of `n` is `n` places, dealt out over the workers. A worker takes from its own share, which nobody else
 //! touches as long as it lasts, and only when that is empty from the shares of the others. So never more than `n` places
@@ -10,8 +10,8 @@
 //! for each limit, and kept over reloads.
 
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// A number of places for which all workers compete.
 #[derive(Debug)]
@@ -164,6 +164,43 @@ impl Addresses {
     }
 }
 
+/// What the copies of requests that are mirrored take. Every rollout brings limits of its own, and each of them is held
+/// against what all of them take together. Only copies touch it, so that it needs no shares.
+#[derive(Debug, Default)]
+pub struct Copies {
+    under_way: AtomicU32,
+    bytes: AtomicU64,
+}
+
+impl Copies {
+    /// Counts one more copy under way; false, and nothing is counted, if there are `limit` already.
+    pub fn begin(&self, limit: u32) -> bool {
+        let more = |under_way: u32| (under_way < limit).then(|| under_way + 1);
+        self.under_way.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// Counts one less.
+    pub fn end(&self) {
+        self.under_way.fetch_sub(1, Relaxed);
+    }
+
+    /// Takes so many bytes of memory; false, and none is taken, if they would be more than `limit` in all.
+    pub fn take(&self, bytes: u64, limit: u64) -> bool {
+        let more = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= limit);
+        self.bytes.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// Gives memory back.
+    pub fn give_back(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Copies under way, and the bytes that all of them take; a moment's view.
+    pub fn taken(&self) -> (u32, u64) {
+        (self.under_way.load(Relaxed), self.bytes.load(Relaxed))
+    }
+}
+
 /// Who holds an address: of IPv6 it is the first half, because one client has all that follows (RFC 6177).
 fn holder(address: IpAddr) -> u64 {
     match address {
@@ -281,6 +318,18 @@ mod tests {
             }
         });
         assert!(addresses.take(address, 1), "everything was given back");
+    }
+
+    #[test]
+    fn each_limit_is_held_against_what_all_copies_take() {
+        let copies = Copies::default();
+        assert!(copies.begin(2) && copies.begin(2) && !copies.begin(2), "two are two");
+        assert!(copies.begin(3), "and another rollout may allow a third");
+        copies.end();
+        assert!(copies.take(60, 100) && !copies.take(41, 100) && copies.take(40, 100));
+        assert!(!copies.take(u64::MAX, u64::MAX), "sums do not wrap");
+        copies.give_back(100);
+        assert_eq!(copies.taken(), (2, 0));
     }
 
     #[test]

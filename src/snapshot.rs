@@ -3,12 +3,13 @@
 //! The control plane publishes a new one for every change; a worker keeps its `Arc` and looks again only when the
 //! generation number moved. A request keeps the snapshot it started under to its end.
 
-use crate::allowance::{Addresses, Allowance};
+use crate::allowance::{Addresses, Allowance, Copies};
 use crate::latch::{Guard, Latch};
 use crate::rollout::assign::Split;
+use crate::rollout::bucket::Weight;
 use crate::rollout::outcome::ErrorRules;
 use crate::tally::{
-    Cell, Decisions, Fallbacks, ListenerCounts, PaddedCell, PerWorker, Series, Units, Vitals, WorkerCounts,
+    Cell, Decisions, Fallbacks, ListenerCounts, Mirrored, PaddedCell, PerWorker, Series, Units, Vitals, WorkerCounts,
 };
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
@@ -54,6 +55,8 @@ pub struct Snapshot {
     pub connections: Arc<Allowance>,
     /// Client connections by address.
     pub addresses: Arc<Addresses>,
+    /// What copies of requests take.
+    pub copies: Arc<Copies>,
 }
 
 impl Snapshot {
@@ -116,6 +119,8 @@ pub struct Route {
     pub plain: Arc<PerWorker<Series>>,
     /// Whether a WebSocket may be opened here.
     pub websocket: bool,
+    /// Whether any of its rollouts mirrors at present.
+    pub mirrors: bool,
 }
 
 /// One rollout on one route.
@@ -223,6 +228,31 @@ pub struct Rollout {
     pub close_streams: Option<Duration>,
     /// Counts the streams that were ended so.
     pub streams_closed: Arc<PerWorker<Cell>>,
+    /// What is mirrored to the canary; none if nothing is at present.
+    pub shadow: Option<Shadow>,
+}
+
+/// What of stable's requests is copied to the canary.
+#[derive(Debug)]
+pub struct Shadow {
+    /// Units on stable below this are mirrored.
+    pub reach: Weight,
+    /// The methods that are.
+    pub methods: Vec<Method>,
+    /// Bytes of a request's body, trailers included, up to which it is.
+    pub max_body: u64,
+    /// Copies under way in the process.
+    pub max_in_flight: u32,
+    /// Time for a copy, from its being sent to the end of its answer.
+    pub timeout: Duration,
+    /// Bytes that all copies in the process may take.
+    pub max_memory: u64,
+    /// Of the headers that identify somebody, those that copies keep.
+    pub keep_headers: Vec<HeaderName>,
+    /// Counts of copies.
+    pub series: Arc<PerWorker<Series>>,
+    /// What came of every request of the mirrored share.
+    pub counts: Arc<PerWorker<Mirrored>>,
 }
 
 /// Whether stable answers a request that failed on the canary.

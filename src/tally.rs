@@ -3,7 +3,11 @@
 //!
 //! The registry hands out the cells by key and keeps them across reloads, so a counter never goes back.
 
-use crate::allowance::{Addresses, Allowance};
+mod mirrored;
+
+pub use mirrored::{COPIES_SKIPPED, Mirrored};
+
+use crate::allowance::{Addresses, Allowance, Copies};
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason};
 use crate::rollout::breaker::{UNIT_ROWS, UNIT_SLOTS};
@@ -203,6 +207,11 @@ pub enum SeriesKey {
         /// The rollout.
         rollout: Arc<str>,
     },
+    /// Copies of stable's requests that were sent to the canary: never part of an arm's numbers.
+    Shadow {
+        /// The rollout.
+        rollout: Arc<str>,
+    },
     /// Requests of a route on which no rollout applies.
     Plain {
         /// The route.
@@ -217,7 +226,8 @@ impl SeriesKey {
             SeriesKey::Arm { rollout, .. }
             | SeriesKey::Cohort { rollout, .. }
             | SeriesKey::Forced { rollout, .. }
-            | SeriesKey::Probe { rollout } => Some(rollout),
+            | SeriesKey::Probe { rollout }
+            | SeriesKey::Shadow { rollout } => Some(rollout),
             SeriesKey::Plain { .. } => None,
         }
     }
@@ -354,6 +364,7 @@ pub struct Registry {
     units: BTreeMap<Arc<str>, Arc<PerWorker<Units>>>,
     fallbacks: BTreeMap<Arc<str>, Arc<PerWorker<Fallbacks>>>,
     diverted: BTreeMap<Arc<str>, Arc<PerWorker<PaddedCell>>>,
+    mirrored: BTreeMap<Arc<str>, Arc<PerWorker<Mirrored>>>,
     signals: BTreeMap<SignalKey, Arc<PerWorker<PaddedCell>>>,
     vitals: BTreeMap<(Arc<str>, Arm), Arc<PerWorker<Vitals>>>,
     gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
@@ -361,6 +372,7 @@ pub struct Registry {
     counts: Arc<PerWorker<WorkerCounts>>,
     allowances: BTreeMap<AllowanceKey, Arc<Allowance>>,
     addresses: Arc<Addresses>,
+    copies: Arc<Copies>,
 }
 
 /// Of what an allowance limits the number.
@@ -402,12 +414,14 @@ impl Registry {
             units: BTreeMap::new(),
             fallbacks: BTreeMap::new(),
             diverted: BTreeMap::new(),
+            mirrored: BTreeMap::new(),
             signals: BTreeMap::new(),
             vitals: BTreeMap::new(),
             gauges: BTreeMap::new(),
             listeners: BTreeMap::new(),
             allowances: BTreeMap::new(),
             addresses: Arc::default(),
+            copies: Arc::default(),
             counts: Arc::new(PerWorker::new(workers)),
         }
     }
@@ -445,6 +459,12 @@ impl Registry {
     pub fn diverted(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<PaddedCell>> {
         let workers = self.workers;
         Arc::clone(self.diverted.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
+    }
+
+    /// What came of that rollout's mirrored share, made if it is new.
+    pub fn mirrored(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Mirrored>> {
+        let workers = self.workers;
+        Arc::clone(self.mirrored.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
     }
 
     /// The answers of an arm that a signal counts, made if it is new.
@@ -485,6 +505,11 @@ impl Registry {
         Arc::clone(&self.addresses)
     }
 
+    /// What the process's copies of requests take.
+    pub fn copies(&self) -> Arc<Copies> {
+        Arc::clone(&self.copies)
+    }
+
     /// The workers' own counts.
     pub fn counts(&self) -> Arc<PerWorker<WorkerCounts>> {
         Arc::clone(&self.counts)
@@ -502,6 +527,7 @@ impl Registry {
         let is_there = |rollout: &Arc<str>| self.series.contains_key(&forced(rollout));
         self.fallbacks.retain(|rollout, _| is_there(rollout));
         self.diverted.retain(|rollout, _| is_there(rollout));
+        self.mirrored.retain(|rollout, _| is_there(rollout));
         self.signals.retain(|(rollout, _, _), _| is_there(rollout));
         self.vitals.retain(|(rollout, _), _| is_there(rollout));
     }
@@ -540,6 +566,11 @@ impl Registry {
     /// Every rollout's requests that its breaker kept from the canary, for the collector.
     pub fn all_diverted(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<PaddedCell>>)> {
         self.diverted.iter()
+    }
+
+    /// What came of every rollout's mirrored share, for the exposition.
+    pub fn all_mirrored(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<Mirrored>>)> {
+        self.mirrored.iter()
     }
 
     /// Every count of signals, for the collector.

@@ -44,7 +44,7 @@ const BELOW: &[(&str, &[&str])] = &[
 
 /// What the data plane may see of `rollout`: it cannot know what a stage is.
 const ROLLOUT_FOR_PROXY: &[&str] =
-    &["Arm", "assign", "outcome", "bucket", "cohort", "histogram", "flags", "force", "diff", "vital"];
+    &["Arm", "assign", "outcome", "bucket", "cohort", "histogram", "flags", "force", "diff", "mirror", "vital"];
 
 /// What the pure core must do without.
 const IMPURE: &[&str] = &[

@@ -5,8 +5,10 @@
 
 mod plan;
 pub mod review;
+mod shadow;
 
 pub use plan::{Gate, Obstacle, OnCohort, Passage, Planned, Stage, Trigger, Validation};
+pub use shadow::Shadow;
 
 use crate::control::Reloaded;
 use crate::rollout::assign::{Asker, Split, UnitAsker, decide};
@@ -52,6 +54,9 @@ pub struct Rollout {
     pub breaker: Option<Breaker>,
     /// Both arms over the window.
     pub arms: Arms,
+    /// What is mirrored to the canary over the window; null where nothing ever is.
+    #[serde(default)]
+    pub shadow: Option<Shadow>,
     /// The cohorts in config order.
     pub cohorts: Vec<Cohort>,
     /// Gates of the present stage.
@@ -259,6 +264,7 @@ impl Rollout {
             killed_by_config: report.killed_by_config,
             breaker: report.breaker.as_ref().map(Breaker::of),
             arms: Arms { stable: Arm::of(stable), canary: Arm::of(canary) },
+            shadow: report.shadow.as_ref().map(Shadow::of),
             cohorts: report.cohorts.iter().map(Cohort::of).collect(),
             gates: report.gates.iter().map(Gate::of).collect(),
             triggers: report.triggers.iter().map(Trigger::of).collect(),
@@ -415,7 +421,7 @@ mod tests {
     use crate::rollout::breaker::State;
     use crate::rollout::bucket::Bucketer;
     use crate::rollout::cohort::Cohort;
-    use crate::rollout::report;
+    use crate::rollout::report::{self, ShadowReport};
     use crate::rollout::scale::TimeScale;
     use serde_json::json;
     use std::sync::Arc;
@@ -455,6 +461,7 @@ mod tests {
                 probe: None,
                 note: None,
             }),
+            shadow: Some(ShadowReport { share: Weight::FULL, copies: canary.clone(), skipped: vec![("method", 3)] }),
             arms: [ArmReport::default(), canary],
             cohorts: vec![CohortReport {
                 name: "internal".into(),
@@ -490,6 +497,10 @@ mod tests {
             "weight_ppm": 125_000, "file_weight_ppm": 1_000_000,
             "killed": true, "killed_by_config": false, "breaker": breaker,
             "arms": {"stable": empty, "canary": busy},
+            "shadow": {
+                "share_ppm": 1_000_000, "requests": 8, "errors": 2, "error_rate": 0.25, "rps": 0.133,
+                "p50_ms": 4.128, "p95_ms": 9.0, "p99_ms": 9.5, "skipped": {"method": 3},
+            },
             "cohorts": [{"name": "internal", "enabled": true, "killed": false, "exclude": false, "units": 2}],
             "gates": [], "triggers": [], "stages": [], "next": null, "window_s": 60.0, "time_scale": 600,
             "generation": 7,

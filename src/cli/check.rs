@@ -197,8 +197,8 @@ fn live(old: &Config, new: &Config, rollouts: &[view::Rollout]) -> (Live, Live) 
             "rolled_back" => Phase::RolledBack,
             _ => Phase::Pending,
         };
-        let (probe, stage, admitted, overlays) = (None, None, None, BTreeMap::new());
-        let stands = LiveRollout { phase, weight, probe, stage, admitted, overlays };
+        let (probe, stage, admitted, shadow, overlays) = (None, None, None, None, BTreeMap::new());
+        let stands = LiveRollout { phase, weight, probe, stage, admitted, shadow, overlays };
         let weight_in = |config: &Config| Some(config.rollouts.get(config.rollout(&rollout.name)?)?.plan.weight);
         let next = weight_in(new).filter(|next| Some(*next) != weight_in(old)).unwrap_or(weight);
         after.rollouts.insert(rollout.name.as_str().into(), LiveRollout { weight: next, ..stands.clone() });

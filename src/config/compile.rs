@@ -13,8 +13,9 @@ use crate::rollout::assign::{Phase, Split};
 use crate::rollout::breaker::{LatencyRule, Rules};
 use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::{Cohort, Overlay};
+use crate::rollout::mirror;
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Snapshot, Upstream,
+    ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Shadow, Snapshot, Upstream,
 };
 use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -25,7 +26,7 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
     Snapshot {
         generation,
         listeners: config.listeners.iter().map(|it| listener(it, registry)).collect(),
-        routes: config.routes.iter().map(|it| route(it, config, registry)).collect(),
+        routes: config.routes.iter().map(|it| route(it, config, live, registry)).collect(),
         splits: splits(config, live),
         rollouts: config.rollouts.iter().map(|it| rollout(it, config, live, registry, latches)).collect(),
         signals: config.signals.clone(),
@@ -38,6 +39,7 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         in_flight: registry.allowance(AllowanceKey::Requests, config.limits.max_in_flight),
         connections: registry.allowance(AllowanceKey::Connections, config.limits.max_connections),
         addresses: registry.addresses(),
+        copies: registry.copies(),
     }
 }
 
@@ -125,14 +127,15 @@ fn upstream(config: &UpstreamConfig, live: &Live, registry: &mut Registry) -> Up
     }
 }
 
-fn route(config: &RouteConfig, all: &Config, registry: &mut Registry) -> Route {
-    let mut rollouts = ArrayVec::new();
+fn route(config: &RouteConfig, all: &Config, live: &Live, registry: &mut Registry) -> Route {
+    let (mut rollouts, mut mirrors) = (ArrayVec::new(), false);
     for &(index, chooses) in &config.rollouts {
         let Some(rollout) = all.rollouts.get(index) else { continue };
         let series = both(|arm| {
             let (name, route) = (Arc::clone(&rollout.plan.name), Arc::clone(&config.name));
             registry.series(SeriesKey::Arm { rollout: name, arm, route })
         });
+        mirrors |= reach(rollout, live.rollouts.get(&rollout.plan.name)).is_some();
         // A config holds no more rollouts on a route than there is room for.
         let _ = rollouts.try_push(RouteRollout { rollout: index, chooses, series });
     }
@@ -148,6 +151,7 @@ fn route(config: &RouteConfig, all: &Config, registry: &mut Registry) -> Route {
         rollouts,
         plain: registry.series(SeriesKey::Plain { route: Arc::clone(&config.name) }),
         websocket: config.websocket,
+        mirrors,
     }
 }
 
@@ -192,7 +196,34 @@ fn rollout(config: &RolloutConfig, all: &Config, live: &Live, registry: &mut Reg
         fallbacks: registry.fallbacks(name),
         close_streams: config.close_streams,
         streams_closed: registry.gauge(GaugeKey::StreamsClosed(Arc::clone(name))),
+        shadow: shadow(config, live, registry),
     }
+}
+
+/// How far mirroring reaches at present: by the stage's share or else the rollout's. None if nothing is mirrored: nobody is
+/// left on stable, or the rollout does not serve, and then its canary may be anything.
+fn reach(config: &RolloutConfig, word: Option<&LiveRollout>) -> Option<Weight> {
+    let shadow = config.shadow.as_ref()?;
+    let (phase, weight) = standing(config, word);
+    let share = word.and_then(|word| word.shadow).unwrap_or(shadow.share);
+    mirror::reach(weight, share).filter(|_| phase == Phase::Serving)
+}
+
+fn shadow(config: &RolloutConfig, live: &Live, registry: &mut Registry) -> Option<Shadow> {
+    let (own, name) = (config.shadow.as_ref()?, &config.plan.name);
+    // Made even while nothing is mirrored, so that the counts are there from the start.
+    let (series, counts) = (registry.series(SeriesKey::Shadow { rollout: Arc::clone(name) }), registry.mirrored(name));
+    Some(Shadow {
+        reach: reach(config, live.rollouts.get(name))?,
+        methods: own.methods.clone(),
+        max_body: own.max_body,
+        max_in_flight: own.max_in_flight,
+        timeout: own.timeout,
+        max_memory: own.max_memory,
+        keep_headers: own.keep_headers.clone(),
+        series,
+        counts,
+    })
 }
 
 fn guard(rules: &Rules) -> Guard {

@@ -327,6 +327,27 @@ pub struct RolloutConfig {
     pub fallback_by_key: bool,
     /// The time within which its canary's long streams end when the canary has lost its share; none leaves them.
     pub close_streams: Option<Duration>,
+    /// What is mirrored to its canary; never where that is a fixed answer.
+    pub shadow: Option<ShadowConfig>,
+}
+
+/// What of stable's requests is mirrored to the canary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShadowConfig {
+    /// Share of the units on stable; a stage may have another.
+    pub share: Weight,
+    /// The methods that are mirrored.
+    pub methods: Vec<Method>,
+    /// Bytes of a request's body up to which it is mirrored.
+    pub max_body: u64,
+    /// Copies under way in the process.
+    pub max_in_flight: u32,
+    /// Time for a copy.
+    pub timeout: Duration,
+    /// Bytes that all copies in the process may take.
+    pub max_memory: u64,
+    /// Of the headers that identify somebody, those that copies keep.
+    pub keep_headers: Vec<HeaderName>,
 }
 
 impl RolloutConfig {

@@ -16,12 +16,13 @@ pub use keeping::Past;
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::assign::Reason;
+use crate::rollout::bucket::Weight;
 use crate::rollout::criterion::Filter;
 use crate::rollout::history::History;
-use crate::rollout::report::ArmReport;
+use crate::rollout::report::{ArmReport, ShadowReport};
 use crate::rollout::stages::Span;
 use crate::rollout::window::{Counted, Counts};
-use crate::tally::{Decisions, GaugeKey, PerWorker, Registry, Series, SeriesKey};
+use crate::tally::{COPIES_SKIPPED, Cell, Decisions, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -80,6 +81,8 @@ pub enum Part<'a> {
     Of(Arm, Option<&'a Filter>),
     /// Those that probe the canary.
     Probes,
+    /// Copies of stable's that the canary got.
+    Shadow,
 }
 
 /// One series as last read, and what happened lately.
@@ -109,7 +112,7 @@ impl Collector {
         }
         self.beside.collect(registry, now, ages);
         for (key, cells) in registry.all_series() {
-            if !matches!(key, SeriesKey::Arm { .. } | SeriesKey::Cohort { .. } | SeriesKey::Probe { .. }) {
+            if matches!(key, SeriesKey::Forced { .. } | SeriesKey::Plain { .. }) {
                 continue;
             }
             let tracked = match self.tracked.get_mut(key) {
@@ -169,6 +172,24 @@ impl Collector {
             let own = registry.all_series().filter(|(key, _)| part.has(rollout, key));
             ArmReport { in_flight: own.map(|(_, cells)| in_flight(cells)).sum(), ..report }
         })
+    }
+
+    /// The copies that a rollout's canary got over the last `window`, and what was not copied since the start.
+    pub fn shadow(
+        &self,
+        registry: &Registry,
+        rollout: &str,
+        share: Weight,
+        window: Duration,
+        now: Time,
+    ) -> ShadowReport {
+        let copies = report(self.counts(rollout, Part::Shadow, Span::Last(window), now));
+        let cells = registry.all_mirrored().find(|(of, _)| ***of == *rollout).map(|(_, cells)| cells);
+        let skipped = COPIES_SKIPPED.iter().enumerate().map(|(index, reason)| {
+            let counts = cells.iter().flat_map(|cells| cells.iter()).filter_map(|worker| worker.skipped.get(index));
+            (*reason, counts.map(Cell::read).sum())
+        });
+        ShadowReport { share, copies, skipped: skipped.filter(|(_, count)| *count > 0).collect() }
     }
 
     /// Takes note of the cohort order of every rollout in a config that is about to be compiled. Where it changed the
@@ -231,7 +252,9 @@ impl Names {
             SeriesKey::Cohort { rollout, cohort, .. } => {
                 self.rollouts.get(rollout).is_some_and(|cohorts| cohorts.contains(cohort))
             }
-            SeriesKey::Forced { rollout, .. } | SeriesKey::Probe { rollout } => self.rollouts.contains_key(rollout),
+            SeriesKey::Forced { rollout, .. } | SeriesKey::Probe { rollout } | SeriesKey::Shadow { rollout } => {
+                self.rollouts.contains_key(rollout)
+            }
             SeriesKey::Plain { route } => self.routes.contains(route),
         }
     }
@@ -314,7 +337,9 @@ impl Part<'_> {
             (Part::Of(of, Some(Filter::Cohort(name))), SeriesKey::Cohort { rollout, arm, cohort }) => {
                 arm == of && **rollout == *wanted && cohort == name
             }
-            (Part::Probes, SeriesKey::Probe { rollout }) => **rollout == *wanted,
+            (Part::Probes, SeriesKey::Probe { rollout }) | (Part::Shadow, SeriesKey::Shadow { rollout }) => {
+                **rollout == *wanted
+            }
             _ => false,
         }
     }

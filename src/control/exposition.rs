@@ -16,8 +16,8 @@ use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::vital::Vital;
 use crate::tally::{
-    CONNECTIONS_CUT, CONNECTIONS_REFUSED, Cell, FALLBACKS, GaugeKey, ListenerCounts, PerWorker, REFUSALS, Registry,
-    SeriesKey, SignalKey, VITALS_DROPPED,
+    CONNECTIONS_CUT, CONNECTIONS_REFUSED, COPIES_SKIPPED, Cell, FALLBACKS, GaugeKey, ListenerCounts, Mirrored,
+    PerWorker, REFUSALS, Registry, SeriesKey, SignalKey, VITALS_DROPPED,
 };
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -35,6 +35,7 @@ pub fn render(registry: &Registry, collector: &Collector, stands: &[Stand]) -> S
     requests(&mut text, &sums);
     durations(&mut text, &sums);
     bodies(&mut text, &sums);
+    shadow(&mut text, registry, &sums);
     decisions(&mut text, collector);
     fallbacks(&mut text, registry);
     stands::rollouts(&mut text, stands);
@@ -99,6 +100,7 @@ struct Sums {
     by_arm: BTreeMap<ArmKey, Reading>,
     forced: BTreeMap<ArmKey, [u64; CodeClass::COUNT]>,
     probes: BTreeMap<Arc<str>, [u64; CodeClass::COUNT]>,
+    shadow: BTreeMap<Arc<str>, Reading>,
     by_cohort: BTreeMap<(Arc<str>, Arm, Arc<str>), [u64; CodeClass::COUNT]>,
 }
 
@@ -116,6 +118,10 @@ impl Sums {
                 }
                 SeriesKey::Probe { rollout } => {
                     sums.probes.insert(Arc::clone(rollout), reading.codes);
+                    continue;
+                }
+                SeriesKey::Shadow { rollout } => {
+                    sums.shadow.insert(Arc::clone(rollout), reading);
                     continue;
                 }
                 SeriesKey::Cohort { rollout, arm, cohort } => {
@@ -175,21 +181,68 @@ fn requests(text: &mut Text, sums: &Sums) {
 fn durations(text: &mut Text, sums: &Sums) {
     let help = "Time from a request's head to the head of its answer.";
     text.family("weir_request_duration_seconds", "histogram", help);
-    let edges: Vec<(String, usize)> = bounds_us().map(|us| (seconds(us), bucket_of(us))).collect();
+    let edges = edges();
     for ((rollout, arm), reading) in &sums.by_arm {
-        let arm = arm.name();
-        let mut buckets = reading.first_byte.iter();
-        let (mut seen, mut below) = (0, 0);
-        for (edge, bucket) in &edges {
-            below += buckets.by_ref().take(bucket - seen).sum::<u64>();
-            seen = *bucket;
-            text.sample("_bucket", &[("rollout", rollout), ("arm", arm), ("le", edge)], below);
-        }
-        let count = below + buckets.sum::<u64>();
-        text.sample("_bucket", &[("rollout", rollout), ("arm", arm), ("le", "+Inf")], count);
-        text.sample("_sum", &[("rollout", rollout), ("arm", arm)], seconds(reading.first_byte_us));
-        text.sample("_count", &[("rollout", rollout), ("arm", arm)], count);
+        first_bytes(text, &[("rollout", rollout), ("arm", arm.name())], reading, &edges);
     }
+}
+
+/// The bounds as text, with the buckets that they are the lower edges of.
+fn edges() -> Vec<(String, usize)> {
+    bounds_us().map(|us| (seconds(us), bucket_of(us))).collect()
+}
+
+/// One histogram of the times to the first byte.
+fn first_bytes(text: &mut Text, labels: &[(&str, &str)], reading: &Reading, edges: &[(String, usize)]) {
+    let mut buckets = reading.first_byte.iter();
+    let (mut seen, mut below) = (0, 0);
+    for (edge, bucket) in edges {
+        below += buckets.by_ref().take(bucket - seen).sum::<u64>();
+        seen = *bucket;
+        text.sample("_bucket", &[labels, &[("le", edge)]].concat(), below);
+    }
+    let count = below + buckets.sum::<u64>();
+    text.sample("_bucket", &[labels, &[("le", "+Inf")]].concat(), count);
+    text.sample("_sum", labels, seconds(reading.first_byte_us));
+    text.sample("_count", labels, count);
+}
+
+/// What came of every request of the mirrored shares, each counted once, and how fast the copies were answered.
+fn shadow(text: &mut Text, registry: &Registry, sums: &Sums) {
+    let help =
+        "Requests of the mirrored share: copies by status class or kind of failure, others by why there is none.";
+    text.family("weir_shadow_requests_total", "counter", help);
+    for (rollout, cells) in registry.all_mirrored() {
+        let mut outcome = |word: &str, cell: &dyn Fn(&Mirrored) -> Option<&Cell>| {
+            let count: u64 = cells.iter().filter_map(cell).map(Cell::read).sum();
+            text.sample("", &[("rollout", rollout), ("outcome", word)], count);
+        };
+        // Others are no final answer.
+        for class in [CodeClass::Success, CodeClass::Redirect, CodeClass::Client, CodeClass::Server] {
+            outcome(class.label(), &|worker| worker.answered.get(class as usize));
+        }
+        for kind in ErrorKind::ALL {
+            outcome(kind.label(), &|worker| worker.failed.get(kind as usize));
+        }
+        for (index, reason) in COPIES_SKIPPED.iter().enumerate() {
+            outcome(reason, &|worker| worker.skipped.get(index));
+        }
+    }
+    let help = "Time from a copy being sent to the head of its answer.";
+    text.family("weir_shadow_request_duration_seconds", "histogram", help);
+    let edges = edges();
+    for (rollout, reading) in &sums.shadow {
+        first_bytes(text, &[("rollout", rollout)], reading, &edges);
+    }
+    let (under_way, bytes) = registry.copies().taken();
+    text.family("weir_shadow_in_flight", "gauge", "Copies under way in the process.");
+    text.sample("", &[], under_way);
+    text.family(
+        "weir_shadow_memory_bytes",
+        "gauge",
+        "Memory that copies take, those that are being gathered included.",
+    );
+    text.sample("", &[], bytes);
 }
 
 fn bodies(text: &mut Text, sums: &Sums) {

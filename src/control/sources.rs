@@ -13,7 +13,7 @@ use crate::clock::Time;
 use crate::config::{ArmTo, Config};
 use crate::rollout::Arm;
 use crate::rollout::course::Asked;
-use crate::rollout::criterion::{Filter, Reading};
+use crate::rollout::criterion::{Filter, Metric, Reading};
 use crate::rollout::histogram::Histogram;
 use crate::rollout::metrics::{self, Gauge, Seen, Sum};
 use crate::rollout::sample::Number;
@@ -57,6 +57,14 @@ impl<'a> Sources<'a> {
     /// The value of a metric over a span, in the held unit of its dimension.
     pub fn reading(&self, rollout: &str, span: Span, asked: &Asked) -> Reading {
         metrics::reading(&Of { sources: self, rollout, span }, asked)
+    }
+
+    /// What the copies of a rollout say.
+    fn shadow(&self, rollout: &str, span: Span, metric: &Metric) -> Reading {
+        match metric {
+            Metric::ShadowDiffRate => Reading::NoData("nothing is compared yet".into()),
+            metric => metrics::of_copies(&self.collector.counts(rollout, Part::Shadow, span, self.now).0, metric),
+        }
     }
 
     fn sum(&self, rollout: &str, span: Span, arm: Option<Arm>, filter: Option<&Filter>) -> Rc<Sum> {
@@ -104,7 +112,7 @@ impl Seen for Of<'_> {
     fn gauge(&self, gauge: Gauge<'_>) -> Reading {
         let Sources { queries, own, now, .. } = self.sources;
         match gauge {
-            Gauge::Shadow(_) => Reading::NoData("nothing is mirrored yet".into()),
+            Gauge::Shadow(metric) => self.sources.shadow(self.rollout, self.span, metric),
             Gauge::Query(name) => queries.reading(name, *now),
             Gauge::OwnMemory => system(own.memory.map(|bytes| bytes as f64)),
             Gauge::OwnCpu => system(own.cpu_share(self.rollout, self.span, *now)),

@@ -73,7 +73,8 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoin
     Err(Unanswered { fault: Fault::NoEndpoint, unsent: None })
 }
 
-async fn attempt(
+/// Sends a request once.
+pub async fn attempt(
     way: &Way<'_>,
     lease: Lease,
     rewrite: &Rewrite<'_>,

@@ -6,11 +6,12 @@
 
 use super::conn::Client;
 use super::head::concerns_connection;
+use super::shadow::SHADOW;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Reason, Split};
 use crate::snapshot::ArmRoute;
 use arrayvec::ArrayVec;
-use http::header::{COOKIE, FORWARDED, TE};
+use http::header::{AUTHORIZATION, COOKIE, FORWARDED, TE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -24,6 +25,8 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// The reason that the upstream is told where stable stands in for a canary that failed.
 const FALLBACK: &str = "fallback";
+/// The reason that it is told where it gets a copy.
+const COPY: &str = "shadow";
 /// Client-supplied request ids up to this length are passed on.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -122,6 +125,8 @@ pub struct Rewrite<'a> {
     pub shown: ArrayVec<Shown<'a>, { crate::snapshot::ROLLOUTS_PER_ROUTE_MAX }>,
     /// What the chosen arms set and remove.
     pub arms: ArrayVec<&'a ArmRoute, { crate::snapshot::ROLLOUTS_PER_ROUTE_MAX }>,
+    /// Set for a copy, whose answer no client gets: the headers it keeps although they identify somebody.
+    pub copy: Option<&'a [HeaderName]>,
 }
 
 /// A decision as the upstream is told of it.
@@ -132,8 +137,18 @@ pub struct Shown<'a> {
     pub stage: Option<&'a str>,
     /// The arm that this upstream stands for.
     pub arm: Arm,
-    /// Why; none if stable stands in for a canary that failed.
-    pub reason: Option<Reason>,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why an upstream is asked.
+pub enum Why {
+    /// By the decision.
+    Decided(Reason),
+    /// Stable stands in for a canary that failed.
+    Fallback,
+    /// It gets a copy.
+    Shadow,
 }
 
 impl Rewrite<'_> {
@@ -151,7 +166,7 @@ impl Rewrite<'_> {
                 Rule::TraceState => self.ids.has_parent(),
                 Rule::Cookie => !std::mem::replace(&mut cookie_written, true),
             };
-            if !copy || named.contains(name) || self.is_replaced(name) {
+            if !copy || named.contains(name) || self.is_replaced(name) || self.is_withheld(name) {
                 continue;
             }
             if *name == TE {
@@ -166,6 +181,9 @@ impl Rewrite<'_> {
         }
         self.write_forwarded(sink);
         self.write_rollouts(sink);
+        if self.copy.is_some() {
+            sink.field(SHADOW.as_str(), |out| out.push(b'1'));
+        }
         sink.field(REQUEST_ID.as_str(), |out| out.extend_from_slice(self.ids.request()));
         sink.field(TRACEPARENT.as_str(), |out| self.ids.write_traceparent(out));
         for (name, value) in self.arms.iter().flat_map(|arm| &arm.set_headers) {
@@ -177,6 +195,11 @@ impl Rewrite<'_> {
         let by =
             |arm: &&ArmRoute| arm.remove_headers.contains(name) || arm.set_headers.iter().any(|(set, _)| set == name);
         self.arms.iter().any(by)
+    }
+
+    /// Whether a copy goes without that header, because it identifies somebody.
+    fn is_withheld(&self, name: &HeaderName) -> bool {
+        self.copy.is_some_and(|keep| (*name == AUTHORIZATION || *name == COOKIE) && !keep.contains(name))
     }
 
     /// `x-forwarded-for`, `-proto`, `-host` and `forwarded`: the peer's word if it is trusted, then our own.
@@ -218,7 +241,7 @@ impl Rewrite<'_> {
         }
         sink.field(ROLLOUT.as_str(), |out| {
             let mut separate = earlier.is_some_and(|values| join(values, b", ", out) > 0);
-            for Shown { split, stage, arm, reason } in &self.shown {
+            for Shown { split, stage, arm, why } in &self.shown {
                 if std::mem::replace(&mut separate, true) {
                     out.extend_from_slice(b", ");
                 }
@@ -230,7 +253,11 @@ impl Rewrite<'_> {
                     out.extend_from_slice(stage.as_bytes());
                 }
                 out.extend_from_slice(b";reason=");
-                let word = reason.map_or(FALLBACK.into(), |reason| reason.word(split));
+                let word = match why {
+                    Why::Decided(reason) => reason.word(split),
+                    Why::Fallback => FALLBACK.into(),
+                    Why::Shadow => COPY.into(),
+                };
                 out.extend_from_slice(word.as_bytes());
             }
         });

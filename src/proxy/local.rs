@@ -41,6 +41,7 @@ pub struct Worker {
     published: Arc<Published<Snapshot>>,
     adopted: RefCell<Rc<Adopted>>,
     pools: RefCell<Pools>,
+    copy_pools: RefCell<Pools>,
     budgets: RefCell<Budgets>,
     /// How many web vitals are taken.
     pub vitals_gate: RefCell<Gate>,
@@ -52,6 +53,8 @@ pub struct Worker {
     accepting: RefCell<Vec<Waker>>,
     /// Told when the last connection is gone.
     empty: Notify,
+    /// Told when the worker begins to drain.
+    drains: Notify,
     /// The streams that last.
     pub streams: Streams,
 }
@@ -62,6 +65,8 @@ pub struct Adopted {
     pub snapshot: Arc<Snapshot>,
     /// The pools, in the snapshot's order of upstreams.
     pub pools: Vec<UpstreamPool>,
+    /// Those of copies, in the same order: what hangs there takes nothing from users.
+    pub copy_pools: Vec<UpstreamPool>,
     /// What stable may answer in the canary's place, in the snapshot's order of rollouts.
     pub budgets: Vec<Rc<RefCell<Budget>>>,
 }
@@ -122,7 +127,9 @@ impl Worker {
         let mut pools = Pools::new(index, clock.clone());
         let mut known = Budgets::new();
         let budgets = budgets(&mut known, &snapshot);
-        let adopted = Adopted { pools: pools.adopt(&snapshot), budgets, snapshot };
+        let mut copy_pools = Pools::for_copies(index, clock.clone());
+        let (own, copies) = (pools.adopt(&snapshot), copy_pools.adopt(&snapshot));
+        let adopted = Adopted { pools: own, copy_pools: copies, budgets, snapshot };
         Worker {
             index,
             clock,
@@ -130,6 +137,7 @@ impl Worker {
             published,
             adopted: RefCell::new(Rc::new(adopted)),
             pools: RefCell::new(pools),
+            copy_pools: RefCell::new(copy_pools),
             budgets: RefCell::new(known),
             vitals_gate: RefCell::default(),
             random: RefCell::new(fastrand::Rng::new()),
@@ -138,6 +146,7 @@ impl Worker {
             seats: RefCell::default(),
             accepting: RefCell::default(),
             empty: Notify::new(),
+            drains: Notify::new(),
             streams: Streams::default(),
         }
     }
@@ -155,8 +164,9 @@ impl Worker {
     fn adopt(&self) {
         let snapshot = self.published.load();
         let pools = self.pools.borrow_mut().adopt(&snapshot);
+        let copy_pools = self.copy_pools.borrow_mut().adopt(&snapshot);
         let budgets = budgets(&mut self.budgets.borrow_mut(), &snapshot);
-        *self.adopted.borrow_mut() = Rc::new(Adopted { snapshot, pools, budgets });
+        *self.adopted.borrow_mut() = Rc::new(Adopted { snapshot, pools, copy_pools, budgets });
     }
 
     /// 128 random bits for ids that nobody must guess from others but that protect nothing.
@@ -184,6 +194,13 @@ impl Worker {
         self.drain.get() > Drain::No
     }
 
+    /// Waits until clients are asked to go elsewhere.
+    pub async fn draining(&self) {
+        if !self.is_draining() {
+            self.drains.notified().await;
+        }
+    }
+
     /// Whether connections must end after the requests they carry.
     pub fn must_finish(&self) -> bool {
         self.drain.get() >= Drain::Finish
@@ -201,6 +218,9 @@ impl Worker {
     /// Notes how far the process has got on its way out.
     pub fn set_drain(&self, stage: Drain) {
         self.drain.set(stage);
+        if stage > Drain::No {
+            self.drains.notify_waiters();
+        }
         if stage >= Drain::Finish {
             self.seats.borrow().wakers.values().flatten().for_each(Waker::wake_by_ref);
             self.accepting.borrow().iter().for_each(Waker::wake_by_ref);
@@ -226,10 +246,12 @@ impl Worker {
     pub fn sweep(&self) {
         let adopted = self.adopted();
         self.pools.borrow().sweep(&adopted.snapshot);
+        self.copy_pools.borrow().sweep(&adopted.snapshot);
     }
 
     /// Closes every idle upstream connection.
     pub fn close_idle(&self) {
         self.pools.borrow().close_idle();
+        self.copy_pools.borrow().close_idle();
     }
 }

@@ -17,6 +17,7 @@
 
 pub mod access;
 mod admission;
+mod asked;
 mod attempt;
 mod body;
 mod budget;
@@ -40,10 +41,13 @@ mod pool;
 mod pulse;
 mod refusal;
 mod replay;
+mod replica;
 mod request;
 mod route;
+mod shadow;
 mod shared;
 mod signals;
+mod tee;
 mod tunnel;
 mod unit;
 mod upload;

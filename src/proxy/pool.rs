@@ -27,12 +27,16 @@ pub struct Pools {
     clock: Clock,
     endpoints: AHashMap<u32, Rc<EndpointPool>>,
     upstreams: AHashMap<Arc<str>, Rc<Quota>>,
+    /// Whether how requests go is held against endpoints.
+    judges: bool,
 }
 
 /// The pools of one upstream's endpoints, as one snapshot names them.
 pub struct UpstreamPool {
     /// One per endpoint, in the snapshot's order.
     endpoints: Rc<[Rc<EndpointPool>]>,
+    /// The same, if one of them may be passed over for failing.
+    judged: Rc<[Rc<EndpointPool>]>,
     quota: Rc<Quota>,
     turn: Cell<usize>,
 }
@@ -79,7 +83,12 @@ enum Went {
 impl Pools {
     /// No pools yet, for worker `worker`.
     pub fn new(worker: usize, clock: Clock) -> Self {
-        Pools { worker, clock, endpoints: AHashMap::new(), upstreams: AHashMap::new() }
+        Pools { worker, clock, endpoints: AHashMap::new(), upstreams: AHashMap::new(), judges: true }
+    }
+
+    /// No pools yet, for copies: what becomes of those is held against no endpoint.
+    pub fn for_copies(worker: usize, clock: Clock) -> Self {
+        Pools { judges: false, ..Pools::new(worker, clock) }
     }
 
     /// The pools that `snapshot` names, in its order; those it no longer names lose their idle connections.
@@ -96,7 +105,8 @@ impl Pools {
             };
             let endpoints: Rc<[_]> = upstream.endpoints.iter().map(pool_of).collect();
             kept.extend(endpoints.iter().map(|pool| (pool.endpoint.id, Rc::clone(pool))));
-            adopted.push(UpstreamPool { endpoints, quota, turn: Cell::new(0) });
+            let judged = if self.judges { Rc::clone(&endpoints) } else { Rc::default() };
+            adopted.push(UpstreamPool { endpoints, judged, quota, turn: Cell::new(0) });
         }
         for (id, pool) in &self.endpoints {
             if !kept.contains_key(id) {
@@ -141,7 +151,7 @@ impl UpstreamPool {
         let rotated = self.endpoints.iter().cycle().skip(start).take(count);
         let healthy = rotated.filter(others).filter(|pool| pool.is_healthy());
         let pool = healthy.min_by_key(|pool| (pool.is_spared(), pool.in_flight.get()))?;
-        Some(Lease::new(pool, &self.endpoints))
+        Some(Lease::new(pool, &self.judged))
     }
 
     /// A place for one more connection, if the upstream's quota has one or an idle connection can give its own up.

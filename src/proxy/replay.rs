@@ -3,6 +3,8 @@
 //! A copy is kept only of a body whose request may be sent again, and only up to `FALLBACK_BODY_BYTES_MAX`: beyond that the
 //! copy is given up, never the request. Whether a request may be sent again is not decided here: `fallback` does.
 
+use super::replica::Replica;
+use super::tee::Tee;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -22,6 +24,10 @@ pub enum Outgoing {
     Live(Incoming),
     /// The client's with a copy kept, or that copy and what follows it.
     Kept(Reading),
+    /// Either, copied while it passes.
+    Teed(Box<Tee>),
+    /// A copy.
+    Replica(Replica),
 }
 
 /// What a second submission of a body would be made of.
@@ -189,6 +195,8 @@ impl Body for Outgoing {
                     _ => Poll::Ready(Some(Err(Broken))),
                 }
             }
+            Outgoing::Teed(tee) => tee.poll_frame(cx),
+            Outgoing::Replica(replica) => Poll::Ready(replica.next().map(Ok)),
         }
     }
 
@@ -199,6 +207,8 @@ impl Body for Outgoing {
                 let kept = kept.borrow();
                 kept.second == *second && kept.is_end_stream()
             }
+            Outgoing::Teed(tee) => tee.is_end_stream(),
+            Outgoing::Replica(replica) => replica.is_end_stream(),
         }
     }
 
@@ -206,6 +216,8 @@ impl Body for Outgoing {
         match self {
             Outgoing::Live(body) => body.size_hint(),
             Outgoing::Kept(Reading { kept, .. }) => kept.borrow().size_hint(),
+            Outgoing::Teed(tee) => tee.size_hint(),
+            Outgoing::Replica(replica) => replica.size_hint(),
         }
     }
 }

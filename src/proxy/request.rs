@@ -6,27 +6,29 @@
 //! 3 unit       who is asking
 //! 4 decide     pure -> arm and reason per rollout
 //! 5 prepare    headers, trace context; a fixed answer returns here
+//! 6 mirror     offer a copy to the canary, never wait
 //! 7 send       pool -> answer or fault; stable instead of a canary that failed, if that is provably safe
 //! 8 observe    wrap the body; at its end: tally and access log; the breaker hears of failures as they are seen
 //! ```
 //!
-//! Each step returns a value or a `Refusal`; no step calls the next. (Step 6, the mirror, has no code yet.)
+//! Each step returns a value or a `Refusal`; no step calls the next.
 
 use super::access::Line;
 use super::admission::Admitted;
+use super::asked::{Asked, Role};
 use super::attempt::Way;
 use super::body::{Body, Flow};
 use super::conn::Client;
 use super::fallback::{Miss, Sent, Sequel, Standby, second};
 use super::forward::{Answer, Unanswered, send};
-use super::headers::{Ids, Rewrite, Shown};
+use super::headers::{Ids, Rewrite};
 use super::local::{Adopted, Worker};
 use super::observe::Observation;
 use super::refusal::Refusal;
 use super::replay::{Again, Outgoing, outgoing};
 use super::tunnel::Tunnel;
 use super::unit::RequestAsker;
-use super::{flags, route, vitals, websocket};
+use super::{flags, route, shadow, vitals, websocket};
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason, decide, is_diverted};
@@ -42,26 +44,36 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// What is known of a request before it is routed.
-struct Exchange<'a> {
-    worker: &'a Rc<Worker>,
-    adopted: &'a Rc<Adopted>,
-    client: &'a Client,
-    parts: &'a Parts,
-    ids: &'a Ids,
+pub struct Exchange<'a> {
+    /// The worker that serves it.
+    pub worker: &'a Rc<Worker>,
+    /// The snapshot that it started under.
+    pub adopted: &'a Rc<Adopted>,
+    /// Who sent it.
+    pub client: &'a Rc<Client>,
+    /// Its head.
+    pub parts: &'a Parts,
+    /// Its ids.
+    pub ids: &'a Ids,
     started: Time,
 }
 
 /// What is known once it is routed.
-struct Routed<'a> {
-    route: &'a Route,
-    host: &'a str,
-    trusted: bool,
+pub struct Routed<'a> {
+    /// The route, and its index.
+    pub route: &'a Route,
+    /// See `route`.
+    pub index: usize,
+    /// The authority it asked for.
+    pub host: &'a str,
+    /// Whether its peer's forwarding headers are believed.
+    pub trusted: bool,
     /// Whether it asks for a WebSocket that may be had.
-    websocket: bool,
+    pub websocket: bool,
 }
 
 /// Decisions of the rollouts on a route, in its order.
-type Decisions = ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>;
+pub type Decisions = ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>;
 
 /// Answers one request.
 pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Response<Body> {
@@ -110,12 +122,11 @@ impl Exchange<'_> {
             return Err(Refusal::BodyTooLong);
         }
         let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
-        let line = line.take();
-        let mark = |rollout| asker.mark(rollout);
+        let (line, mark) = (line.take(), |rollout| asker.mark(rollout));
         let mut observation = Observation::start(self.worker, admitted, decisions.clone(), self.started, line, mark);
         self.count_diverted(route, &decisions, &asker);
-        let routed = Routed { route, host, trusted, websocket };
-        let rewrite = self.rewrite(&routed, &decisions, false);
+        let routed = Routed { route, index, host, trusted, websocket };
+        let rewrite = self.rewrite(&routed, &decisions, Role::Primary);
 
         let (sent, failed) = match target {
             Target::Fixed(answer) => (Ok(fixed(answer, &self.parts.method)), None),
@@ -123,6 +134,7 @@ impl Exchange<'_> {
             Target::Upstream(upstream) => {
                 let standby = Standby::of(self.adopted, route, &decisions, self.parts, self.started);
                 let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
+                let body = shadow::mirror(self, &routed, &decisions, &asker, body);
                 let sent = self.send(upstream, &rewrite, body).await;
                 let failed = standby.filter(|standby| standby.is_failure(self.adopted, &sent));
                 (sent, failed.map(|standby| (standby, again)))
@@ -200,7 +212,7 @@ impl Exchange<'_> {
             failure,
             snapshot.upstreams.get(upstream).map(|upstream| Arc::clone(&upstream.name)),
         );
-        let rewrite = self.rewrite(routed, decisions, true);
+        let rewrite = self.rewrite(routed, decisions, Role::Fallback);
         let answered = self.send(upstream, &rewrite, second(sent, again)).await;
         if let Some(sequel) = Sequel::of(&answered) {
             standby.count(self.adopted, self.worker.index, sequel);
@@ -209,24 +221,11 @@ impl Exchange<'_> {
         answered
     }
 
-    /// What the rules for headers look at. With `fallback` every rollout's stable arm applies.
-    fn rewrite<'b>(&'b self, routed: &Routed<'b>, decisions: &Decisions, fallback: bool) -> Rewrite<'b> {
-        let snapshot = &*self.adopted.snapshot;
-        let Routed { route, host, trusted, websocket } = *routed;
-        let (mut shown, mut arms) = (ArrayVec::new(), ArrayVec::new());
-        for (on, decision) in route.rollouts.iter().zip(decisions) {
-            let (arm, reason) = match decision.arm {
-                Arm::Canary if fallback => (Arm::Stable, None),
-                arm => (arm, Some(decision.reason)),
-            };
-            let (Some(split), Some(rollout)) = (snapshot.splits.get(on.rollout), snapshot.rollouts.get(on.rollout))
-            else {
-                continue;
-            };
-            shown.push(Shown { split, stage: rollout.stage.as_deref(), arm, reason });
-            arms.extend(rollout.arms.get(arm.index()));
-        }
-        Rewrite { parts: self.parts, websocket, client: self.client, trusted, host, ids: self.ids, shown, arms }
+    fn rewrite<'b>(&'b self, routed: &Routed<'b>, decisions: &Decisions, role: Role<'b>) -> Rewrite<'b> {
+        let Exchange { parts, client, ids, .. } = *self;
+        let Routed { route, host, trusted, websocket, .. } = *routed;
+        let asked = Asked { parts, client, ids, host, trusted, websocket };
+        asked.rewrite(&self.adopted.snapshot, route, decisions, role)
     }
 
     /// Counts the requests that a breaker keeps from the canary. While every circuit is closed there is nothing to ask.
@@ -293,14 +292,17 @@ const ARM: HeaderName = HeaderName::from_static("x-weir-arm");
 const MINTED_SECONDS: u32 = 400 * 24 * 3600;
 
 /// Where a request goes.
-enum Target<'a> {
+pub enum Target<'a> {
+    /// Nowhere: it has its answer.
     Fixed(&'a FixedAnswer),
+    /// To that upstream, by index.
     Upstream(usize),
+    /// Nowhere, and there is no answer.
     Nowhere,
 }
 
 /// The chosen arm of the rollout that chooses, else the route's own upstream.
-fn target<'a>(snapshot: &'a Snapshot, route: &Route, decisions: &Decisions) -> Target<'a> {
+pub fn target<'a>(snapshot: &'a Snapshot, route: &Route, decisions: &Decisions) -> Target<'a> {
     let choosing = route.rollouts.iter().zip(decisions).find(|(on, _)| on.chooses);
     let arm = choosing.and_then(|(on, decision)| arm_of(snapshot, on.rollout, *decision));
     match arm.map(|arm| &arm.to) {

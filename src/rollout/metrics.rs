@@ -98,6 +98,18 @@ pub fn reading(seen: &impl Seen, asked: &Asked) -> Reading {
     }
 }
 
+/// The value of one of the metrics of copies, without the comparison of answers.
+pub fn of_copies(copies: &Counts, metric: &Metric) -> Reading {
+    let reading = match metric {
+        Metric::ShadowFirstByte(quantile) => latency(&copies.first_byte, quantile.share()),
+        _ => rate(copies.failures(), copies.ended),
+    };
+    match reading {
+        Reading::NoData(_) => Reading::NoData("no copies".into()),
+        known => known,
+    }
+}
+
 /// Requests of both arms that were answered by an arm that responds itself.
 fn blocked(seen: &impl Seen) -> Reading {
     let both = both(seen);

@@ -17,6 +17,7 @@ pub mod histogram;
 pub mod history;
 pub mod incident;
 pub mod metrics;
+pub mod mirror;
 pub mod outcome;
 pub mod plan;
 pub mod report;

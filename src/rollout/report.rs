@@ -82,6 +82,8 @@ pub struct RolloutReport {
     pub next: Option<PassageReport>,
     /// Both arms over the window asked for, by arm index; forced and probe requests are not among them.
     pub arms: [ArmReport; 2],
+    /// What is mirrored to its canary; none if nothing is.
+    pub shadow: Option<ShadowReport>,
     /// Its cohorts.
     pub cohorts: Vec<CohortReport>,
     /// How many times as fast as written its plan runs.
@@ -217,6 +219,17 @@ pub struct ArmReport {
     pub p999_ms: Option<f64>,
     /// Requests under way now.
     pub in_flight: u64,
+}
+
+/// What is mirrored to a canary.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShadowReport {
+    /// Share of the units on stable that is mirrored at present.
+    pub share: Weight,
+    /// Copies over a window; those under way are not counted.
+    pub copies: ArmReport,
+    /// Requests of the mirrored share that were not copied, or whose copy says nothing, since the start, by reason.
+    pub skipped: Vec<(&'static str, u64)>,
 }
 
 impl ArmReport {

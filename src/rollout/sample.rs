@@ -24,6 +24,8 @@ pub enum Key {
     Cohort(Arm, Arc<str>),
     /// Those that probed the canary.
     Probes,
+    /// Copies of stable's requests that the canary got.
+    Shadow,
 }
 
 /// A number that is counted besides the ends of requests.

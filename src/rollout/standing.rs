@@ -213,6 +213,8 @@ pub struct LiveRollout {
     pub stage: Option<Arc<str>>,
     /// The cohorts that are admitted; none is all of them.
     pub admitted: Option<Vec<Arc<str>>>,
+    /// The share that its stage mirrors; none is as configured.
+    pub shadow: Option<Weight>,
     /// Members added and removed at run time, by cohort name.
     pub overlays: BTreeMap<Arc<str>, Arc<Overlay>>,
 }
@@ -332,6 +334,7 @@ impl<'a> Standing<'a> {
             probe: self.probe(),
             stage: self.stage().filter(|_| self.serves()).map(|stage| Arc::clone(&stage.name)),
             admitted: self.admitted().map(<[_]>::to_vec),
+            shadow: self.stage().and_then(|stage| stage.shadow),
             overlays: self.overlays(),
         }
     }

@@ -38,6 +38,7 @@ mod refusals;
 mod reload;
 mod report;
 mod scale;
+mod shadow;
 mod signals;
 mod stalls;
 mod sticky;

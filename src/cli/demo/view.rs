@@ -281,6 +281,7 @@ mod tests {
             next: None,
             breaker: Some(BreakerReport::default()),
             arms: [arm(1500, 0, 10.0), arm(500, 250, 5.0)],
+            shadow: None,
             cohorts: Vec::new(),
             time_scale: TimeScale::default(),
             generation: 1,

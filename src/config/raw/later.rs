@@ -25,7 +25,7 @@ section! {
         /// Headers kept although they identify somebody: `authorization`, `cookie`.
         keep_headers: [optional] Vec<Spot<String>> = "[]",
         /// Comparison of the answers.
-        diff: [optional] Diff,
+        diff: [later "answers are not compared"] Diff,
     }
 }
 

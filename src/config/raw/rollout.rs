@@ -51,7 +51,7 @@ section! {
         /// The local circuit that sends the canary's units to stable when it fails; on unless it says otherwise.
         breaker: [optional] Breaker,
         /// The mirrored copy of requests.
-        shadow: [later "no request is mirrored"] Shadow,
+        shadow: [optional] Shadow,
         /// The plan.
         stages: [optional] Vec<Spot<Stage>> = "[]",
         /// What is watched while stages run.

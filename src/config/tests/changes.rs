@@ -64,6 +64,7 @@ fn a_weight_set_at_run_time_is_where_units_move_from() {
             probe: None,
             stage: None,
             admitted: None,
+            shadow: None,
             overlays: BTreeMap::new(),
         };
         Live { rollouts: BTreeMap::from([(Arc::from("chat"), word)]), ..Live::default() }

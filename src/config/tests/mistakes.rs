@@ -271,13 +271,14 @@ users = []
 #[test]
 fn what_is_not_carried_out_is_said() {
     let loaded = load_toml(&format!(
-        "{BASE}[rollouts.chat.shadow]\nshare = \"5%\"\n[[rollouts.chat.stages]]\nname = \"one\"\nweight = \"10%\"\n"
+        "{BASE}[[rollouts.chat.stages]]\nname = \"one\"\nweight = \"10%\"\n\
+         [[routes]]\nrollouts = [\"chat\"]\nstreaming = true\n"
     ))
     .unwrap();
     let warnings: Vec<&str> = loaded.warnings.iter().map(|warning| warning.message.as_str()).collect();
     assert_eq!(
         warnings,
-        ["`rollouts.chat.shadow` is accepted but not carried out by this version: no request is mirrored",]
+        ["`routes[0].streaming` is accepted but not carried out by this version: streams are not cut for being idle"]
     );
     let split = &splits(&loaded.config, &Live::default())[0];
     assert_eq!(
@@ -285,7 +286,7 @@ fn what_is_not_carried_out_is_said() {
         (Phase::Pending, Weight::ZERO),
         "until the engine says in which stage it is"
     );
-    assert!(loaded.warnings[0].to_string().starts_with("weir.toml:12:16: warning: `rollouts.chat.shadow`"));
+    assert!(loaded.warnings[0].to_string().starts_with("weir.toml:17:1: warning: `routes[0].streaming`"));
 }
 
 #[test]

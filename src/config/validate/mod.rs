@@ -5,7 +5,6 @@
 
 mod context;
 mod health;
-mod later;
 mod listeners;
 mod names;
 mod notify;
@@ -42,7 +41,6 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
     let mut https = None;
     let queries = sources::queries(raw, &mut https, context);
     let notify = notify::targets(raw, &mut https, context);
-    later::check(raw, context);
     unused(raw, context);
     let state_dir = raw.state_dir.as_ref().map_or("weir-state", |path| &path.value.0);
     Config {

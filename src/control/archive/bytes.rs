@@ -30,6 +30,7 @@ pub fn of_sample(sample: &Sample) -> Vec<u8> {
             Key::Route(arm, name) => out.tagged(ROUTE, *arm, name),
             Key::Cohort(arm, name) => out.tagged(COHORT, *arm, name),
             Key::Probes => out.tagged(PROBES, Arm::Canary, ""),
+            Key::Shadow => out.tagged(SHADOW, Arm::Canary, ""),
         }
         out.counts(counts);
     }
@@ -64,6 +65,7 @@ pub fn sample(bytes: &[u8], visit: Visit, ended_at: Wall, span: Duration) -> Res
             (ROUTE, arm, name) => Key::Route(arm, name),
             (COHORT, arm, name) => Key::Cohort(arm, name),
             (PROBES, _, _) => Key::Probes,
+            (SHADOW, _, _) => Key::Shadow,
             _ => return Err(Damaged),
         };
         sums.requests.insert(key, from.counts()?);
@@ -124,6 +126,7 @@ const VERSION: u8 = 1;
 const ROUTE: u64 = 0;
 const COHORT: u64 = 1;
 const PROBES: u64 = 2;
+const SHADOW: u64 = 3;
 const FALLBACKS: u64 = 0;
 const DIVERTED: u64 = 1;
 const SIGNAL: u64 = 2;
@@ -352,6 +355,7 @@ mod tests {
                     (Key::Route(Arm::Stable, "api".into()), counts(values)),
                     (Key::Cohort(Arm::Canary, "internal".into()), counts(&[1])),
                     (Key::Probes, counts(&[])),
+                    (Key::Shadow, counts(&[7])),
                 ]
                 .into(),
                 numbers: [(Number::Diverted, 1), (Number::Signal(Arm::Canary, "bad".into()), u64::MAX)].into(),

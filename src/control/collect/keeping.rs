@@ -100,6 +100,7 @@ fn kept_as(key: &SeriesKey) -> Option<Key> {
         SeriesKey::Arm { arm, route, .. } => Some(Key::Route(*arm, Arc::clone(route))),
         SeriesKey::Cohort { arm, cohort, .. } => Some(Key::Cohort(*arm, Arc::clone(cohort))),
         SeriesKey::Probe { .. } => Some(Key::Probes),
+        SeriesKey::Shadow { .. } => Some(Key::Shadow),
         SeriesKey::Forced { .. } | SeriesKey::Plain { .. } => None,
     }
 }
@@ -110,5 +111,6 @@ fn series_of(rollout: &Arc<str>, key: &Key) -> SeriesKey {
         Key::Route(arm, route) => SeriesKey::Arm { rollout, arm: *arm, route: Arc::clone(route) },
         Key::Cohort(arm, cohort) => SeriesKey::Cohort { rollout, arm: *arm, cohort: Arc::clone(cohort) },
         Key::Probes => SeriesKey::Probe { rollout },
+        Key::Shadow => SeriesKey::Shadow { rollout },
     }
 }

@@ -240,9 +240,10 @@ fn without_requests_there_is_no_data_of_anything() {
         world.expect_nothing(quantity, "no requests");
     }
     world.expect_nothing("vitals.lcp.p75", "no reports");
-    for mirrored in ["shadow.error_rate", "shadow.diff_rate", "shadow.p95"] {
-        world.expect_nothing(mirrored, "nothing is mirrored yet");
+    for mirrored in ["shadow.error_rate", "shadow.p95"] {
+        world.expect_nothing(mirrored, "no copies");
     }
+    world.expect_nothing("shadow.diff_rate", "nothing is compared yet");
     world.expect_nothing("query.memory", "there is no such query");
     world.expect_nothing("weir.memory", "this system does not say");
     world.expect_nothing("weir.cpu", "this system does not say");
@@ -278,6 +279,18 @@ fn what_stands_beside_requests_is_read_per_request() {
     world.expect("signal.orders", 0.0, 8);
     world.trips.clear();
     world.expect_nothing("breaker.trips", "it has no breaker");
+}
+
+#[test]
+fn what_copies_say_is_no_arms() {
+    let mut world = World::new();
+    let shadow = || SeriesKey::Shadow { rollout: "chat".into() };
+    times(3, || world.series(shadow(), GOOD));
+    world.series(shadow(), Request { error: Some(ErrorKind::Timeout), ..GOOD });
+    world.collect();
+    world.expect("shadow.error_rate", 0.25, 4);
+    world.expect_nothing("error_rate", "no requests");
+    world.expect_nothing("stable.p95", "no requests");
 }
 
 #[test]

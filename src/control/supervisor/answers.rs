@@ -12,7 +12,7 @@ use crate::rollout::Arm;
 use crate::rollout::bucket::Weight;
 use crate::rollout::engine::Input;
 use crate::rollout::plan::CohortPlan;
-use crate::rollout::report::{CohortReport, Event, PassageReport, REPORT_WINDOW, RolloutReport};
+use crate::rollout::report::{CohortReport, Event, PassageReport, REPORT_WINDOW, RolloutReport, ShadowReport};
 use crate::rollout::standing::Standing;
 use crate::snapshot::Snapshot;
 use std::sync::Arc;
@@ -125,10 +125,21 @@ impl Supervisor {
             stages: standing.planned(),
             next: self.engine.passage(standing),
             arms: self.collector.arms(&self.publisher.registry, &plan.name, window, now),
+            shadow: self.shadow(standing, window, now),
             cohorts: plan.cohorts.iter().map(cohort).collect(),
             time_scale: self.time_scale,
             generation: self.publisher.generation(),
         }
+    }
+
+    /// What is mirrored to a rollout's canary; none where the config never mirrors anything.
+    fn shadow(&self, standing: &Standing<'_>, window: Duration, now: Time) -> Option<ShadowReport> {
+        let name = &standing.plan.name;
+        let config = self.config.rollout(name).and_then(|index| self.config.rollouts.get(index))?;
+        let usual = config.shadow.as_ref()?.share;
+        let by_stage = standing.stage().and_then(|stage| stage.shadow);
+        let share = if standing.serves() { by_stage.unwrap_or(usual) } else { Weight::ZERO };
+        Some(self.collector.shadow(&self.publisher.registry, name, share, window, now))
     }
 
     fn events(&self, since: u64, limit: usize) -> Result<(Vec<Event>, u64), Denied> {

@@ -239,6 +239,7 @@ impl Part {
             Key::Route(side, name) => ("route", &**name, *side),
             Key::Cohort(side, name) => ("cohort", &**name, *side),
             Key::Probes => ("probes", "", Side::Canary),
+            Key::Shadow => ("shadow", "", Side::Canary),
         };
         Part {
             kind: kind.to_owned(),

@@ -4,6 +4,7 @@ mod arms;
 mod breaker;
 mod cohorts;
 mod hash;
+mod shadow;
 mod units;
 
 pub use breaker::timeouts;
@@ -92,6 +93,7 @@ fn rollout(
         fallback,
         fallback_by_key: breaker::by_key(raw),
         close_streams: close_streams(&key, raw, context),
+        shadow: shadow::shadow(&key, raw, context),
     }
 }
 

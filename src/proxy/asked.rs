@@ -1,0 +1,75 @@
+//! A request as any upstream may be asked with it: the client's words, and on whose behalf weir passes them on.
+
+use super::conn::Client;
+use super::headers::{Ids, Rewrite, Shown, Why};
+use crate::rollout::Arm;
+use crate::rollout::assign::Decision;
+use crate::snapshot::{Route, Snapshot};
+use arrayvec::ArrayVec;
+use http::HeaderName;
+use http::request::Parts;
+
+/// A request, with what is known of who sent it.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The client's request.
+    pub parts: &'a Parts,
+    /// Who sent it.
+    pub client: &'a Client,
+    /// Its ids.
+    pub ids: &'a Ids,
+    /// The authority it asked for.
+    pub host: &'a str,
+    /// Whether its peer's forwarding headers are believed.
+    pub trusted: bool,
+    /// Whether it asks for a WebSocket that may be had.
+    pub websocket: bool,
+}
+
+/// What an upstream is asked for.
+#[derive(Clone, Copy)]
+pub enum Role<'a> {
+    /// The answer that the client gets.
+    Primary,
+    /// That answer, in the place of a canary that failed.
+    Fallback,
+    /// An answer that no client gets.
+    Copy {
+        /// The place on the route of the rollout that mirrors.
+        place: usize,
+        /// Headers kept although they identify somebody.
+        keep: &'a [HeaderName],
+    },
+}
+
+impl<'a> Asked<'a> {
+    /// What the rules for headers look at. As a fallback every rollout's stable arm applies.
+    pub fn rewrite(
+        &self,
+        snapshot: &'a Snapshot,
+        route: &'a Route,
+        decisions: &[Decision],
+        role: Role<'a>,
+    ) -> Rewrite<'a> {
+        let Asked { parts, client, ids, host, trusted, websocket } = *self;
+        let (mut shown, mut arms) = (ArrayVec::new(), ArrayVec::new());
+        for (index, (on, decision)) in route.rollouts.iter().zip(decisions).enumerate() {
+            let (arm, why) = match (role, decision.arm) {
+                (Role::Fallback, Arm::Canary) => (Arm::Stable, Why::Fallback),
+                (Role::Copy { place, .. }, _) if place == index => (Arm::Canary, Why::Shadow),
+                (_, arm) => (arm, Why::Decided(decision.reason)),
+            };
+            let (Some(split), Some(rollout)) = (snapshot.splits.get(on.rollout), snapshot.rollouts.get(on.rollout))
+            else {
+                continue;
+            };
+            shown.push(Shown { split, stage: rollout.stage.as_deref(), arm, why });
+            arms.extend(rollout.arms.get(arm.index()));
+        }
+        let copy = match role {
+            Role::Copy { keep, .. } => Some(keep),
+            Role::Primary | Role::Fallback => None,
+        };
+        Rewrite { parts, websocket, client, trusted, host, ids, shown, arms, copy }
+    }
+}

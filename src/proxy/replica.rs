@@ -1,0 +1,322 @@
+//! A copy on its way: sent once over connections of its own, its answer read, counted and thrown away.
+//!
+//! It runs as a task beside the requests of its worker and ends with its time, with its answer, or when the worker drains.
+//! Whatever the canary does to it (no connection, no answer, a byte a second, garbage, an endless body) ends there.
+
+use super::asked::{Asked, Role};
+use super::attempt::Way;
+use super::conn::Client;
+use super::ending::Kind;
+use super::fault::Fault;
+use super::forward::attempt;
+use super::headers::Ids;
+use super::local::{Adopted, Worker};
+use super::replay::Outgoing;
+use super::request::Decisions;
+use super::{body, forward};
+use crate::allowance::Copies;
+use crate::clock::Time;
+use crate::rollout::outcome::{CodeClass, End, ErrorKind, Outcome};
+use crate::snapshot::Shadow;
+use crate::tally::COPIES_SKIPPED;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use http_body::{Frame, SizeHint};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::timeout;
+
+/// A copy of a request that is to be sent.
+pub struct Copy {
+    /// The worker that sends and counts it.
+    pub worker: Rc<Worker>,
+    /// What its request was decided under.
+    pub adopted: Rc<Adopted>,
+    /// Who sent the request.
+    pub client: Rc<Client>,
+    /// The request's head.
+    pub parts: Parts,
+    /// Its ids: those of the request, so that both can be found by one.
+    pub ids: Ids,
+    /// The authority it asked for.
+    pub host: Box<str>,
+    /// Whether its peer's forwarding headers are believed.
+    pub trusted: bool,
+    /// The route, as an index.
+    pub route: usize,
+    /// The rollout that mirrors, as an index.
+    pub rollout: usize,
+    /// Its place on the route.
+    pub place: usize,
+    /// The request's decisions, but with that rollout on its canary.
+    pub decisions: Decisions,
+    /// Where they lead.
+    pub upstream: usize,
+    /// What it takes.
+    pub hold: Hold,
+}
+
+/// What a copy takes of the process; given back when it ends.
+pub struct Hold {
+    copies: Arc<Copies>,
+    bytes: u64,
+    bytes_max: u64,
+    under_way: bool,
+}
+
+/// Why a request of the mirrored share was not copied, or its copy says nothing; in the order of `COPIES_SKIPPED`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// It is a copy itself.
+    Loop,
+    /// It asks for another protocol.
+    Upgrade,
+    /// The worker drains.
+    Drain,
+    /// Its method is not mirrored.
+    Method,
+    /// Its body is too long.
+    Body,
+    /// The copies of the process take what they may.
+    Memory,
+    /// As many copies are under way as may be.
+    InFlight,
+    /// Its own body did not come to its end.
+    BrokenOff,
+    /// The canary has no healthy endpoint.
+    NoEndpoint,
+    /// There is no connection to be had, for want of places or of descriptors.
+    Connections,
+    /// A pooled connection was closed just when it was to be used. Nothing is sent twice, so this copy is lost.
+    Stale,
+}
+
+impl Skip {
+    /// Counts it.
+    pub fn count(self, shadow: &Shadow, worker: usize) {
+        const { assert!(COPIES_SKIPPED.len() == Skip::Stale as usize + 1) };
+        let counts = shadow.counts.of(worker);
+        if let Some(count) = counts.and_then(|counts| counts.skipped.get(self as usize)) {
+            count.add(1);
+        }
+    }
+}
+
+impl Hold {
+    /// Takes the memory of a copy whose head has so many bytes; none if there is not enough.
+    pub fn new(copies: Arc<Copies>, bytes_max: u64, head_bytes: u64) -> Option<Hold> {
+        let bytes = head_bytes.saturating_add(OWN_BYTES);
+        copies.take(bytes, bytes_max).then(|| Hold { copies: Arc::clone(&copies), bytes, bytes_max, under_way: false })
+    }
+
+    /// Takes more.
+    pub fn grow(&mut self, bytes: u64) -> Result<(), Skip> {
+        if !self.copies.take(bytes, self.bytes_max) {
+            return Err(Skip::Memory);
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        Ok(())
+    }
+
+    fn begin(&mut self, limit: u32) -> bool {
+        self.under_way = self.copies.begin(limit);
+        self.under_way
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.copies.give_back(self.bytes);
+        if self.under_way {
+            self.copies.end();
+        }
+    }
+}
+
+/// A body in memory.
+pub struct Replica {
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl Replica {
+    /// A body of these bytes and trailers; not both are missing.
+    pub fn new(data: Bytes, trailers: Option<HeaderMap>) -> Replica {
+        Replica { data, trailers }
+    }
+
+    /// The next frame; none after the end.
+    pub fn next(&mut self) -> Option<Frame<Bytes>> {
+        if !self.data.is_empty() {
+            return Some(Frame::data(std::mem::take(&mut self.data)));
+        }
+        self.trailers.take().map(Frame::trailers)
+    }
+
+    /// Whether it has been handed out.
+    pub fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
+
+    /// How long it is; only a body of unknown length may have trailers.
+    pub fn size_hint(&self) -> SizeHint {
+        match self.trailers {
+            None => SizeHint::with_exact(self.data.len() as u64),
+            Some(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// What has been seen of a copy's answer.
+#[derive(Default)]
+struct Seen {
+    status: Option<StatusCode>,
+    grpc_status: Option<u8>,
+    first_byte: Option<Time>,
+    /// Whether the body was read to its end.
+    whole: bool,
+}
+
+impl Copy {
+    /// Sends it, in a task of its own.
+    pub fn send(mut self, body: Option<Replica>) {
+        let Some(limit) = self.shadow().map(|shadow| shadow.max_in_flight) else { return };
+        if self.worker.is_draining() {
+            return self.skip(Skip::Drain);
+        }
+        if !self.hold.begin(limit) {
+            return self.skip(Skip::InFlight);
+        }
+        tokio::task::spawn_local(self.run(body));
+    }
+
+    /// Gives it up.
+    pub fn skip(self, skip: Skip) {
+        if let Some(shadow) = self.shadow() {
+            skip.count(shadow, self.worker.index);
+        }
+    }
+
+    async fn run(self, body: Option<Replica>) {
+        let Some(shadow) = self.shadow() else { return };
+        let started = self.worker.clock.now();
+        let mut seen = Seen::default();
+        let ended = tokio::select! {
+            ended = timeout(shadow.timeout, self.exchange(shadow, body, &mut seen)) => {
+                ended.unwrap_or(Ok(End::Failed(ErrorKind::Timeout)))
+            }
+            () = self.worker.draining() => Err(Skip::Drain),
+        };
+        match ended {
+            Ok(end) => self.count(shadow, started, &seen, end),
+            Err(skip) => skip.count(shadow, self.worker.index),
+        }
+    }
+
+    async fn exchange(&self, shadow: &Shadow, body: Option<Replica>, seen: &mut Seen) -> Result<End, Skip> {
+        let snapshot = &*self.adopted.snapshot;
+        let (Some(route), Some(upstream), Some(pool)) = (
+            snapshot.routes.get(self.route),
+            snapshot.upstreams.get(self.upstream),
+            self.adopted.copy_pools.get(self.upstream),
+        ) else {
+            return Err(Skip::NoEndpoint);
+        };
+        let way = Way { upstream, pool, limits: &snapshot.limits, retries: None };
+        let Self { parts, ids, host, trusted, .. } = self;
+        let asked = Asked { parts, client: &self.client, ids, host, trusted: *trusted, websocket: false };
+        let role = Role::Copy { place: self.place, keep: &shadow.keep_headers };
+        let rewrite = asked.rewrite(snapshot, route, &self.decisions, role);
+        let lease = pool.pick(None).ok_or(Skip::NoEndpoint)?;
+        let answer = match attempt(&way, lease, &rewrite, body.map(Outgoing::Replica), false).await {
+            Ok(answer) => answer,
+            Err(failed) if failed.stale => return Err(Skip::Stale),
+            Err(failed) => {
+                return match failed.fault {
+                    Fault::Failed(kind) => Ok(End::Failed(kind)),
+                    Fault::NoEndpoint => Err(Skip::NoEndpoint),
+                    // Nobody sends a body here, so the others cannot be.
+                    Fault::Busy | Fault::Exhausted | Fault::ClientLeft | Fault::ClientSlow | Fault::BodyTooLong => {
+                        Err(Skip::Connections)
+                    }
+                };
+            }
+        };
+        seen.first_byte = Some(self.worker.clock.now());
+        seen.status = Some(answer.status);
+        seen.grpc_status = body::grpc_status(&answer.headers);
+        Ok(read(answer, seen).await)
+    }
+
+    /// Counts what came of it, as the request of an arm would be.
+    fn count(&self, shadow: &Shadow, started: Time, seen: &Seen, end: End) {
+        let (Some(series), Some(counts)) = (shadow.series.of(self.worker.index), shadow.counts.of(self.worker.index))
+        else {
+            return;
+        };
+        let status = seen.status.map(|status| status.as_u16());
+        let class = status.map_or(CodeClass::None, CodeClass::of);
+        let rules = self.adopted.snapshot.rollouts.get(self.rollout).map(|rollout| &rollout.errors);
+        let outcome = Outcome { status, grpc_status: seen.grpc_status, end };
+        let kind = rules.and_then(|rules| rules.failure(&outcome));
+        let cell = match kind {
+            Some(kind) => counts.failed.get(kind as usize),
+            None => counts.answered.get(class as usize),
+        };
+        cell.into_iter().for_each(|cell| cell.add(1));
+        series.started.add(1);
+        match seen.first_byte {
+            Some(first_byte) => {
+                let us = first_byte.since(started).as_micros() as u64;
+                series.answered.add(1);
+                series.first_byte.record(us);
+                series.first_byte_us.add(us);
+            }
+            None => series.unanswered.add(1),
+        }
+        if seen.whole {
+            let us = self.worker.clock.now().since(started).as_micros() as u64;
+            series.total.record(us);
+            series.total_us.add(us);
+        }
+        for cell in [series.codes.get(class as usize), kind.and_then(|kind| series.errors.get(kind as usize))] {
+            cell.into_iter().for_each(|cell| cell.add(1));
+        }
+        series.ended.add(1);
+    }
+
+    fn shadow(&self) -> Option<&Shadow> {
+        self.adopted.snapshot.rollouts.get(self.rollout)?.shadow.as_ref()
+    }
+}
+
+/// Reads an answer's body and throws it away: to its end, so that its connection can be used again and a short one is seen,
+/// unless it is longer than anybody needs to know, or events that have no end.
+async fn read(mut answer: forward::Answer, seen: &mut Seen) -> End {
+    if Kind::of(&answer.headers) == Kind::Events {
+        return End::Complete;
+    }
+    let mut bytes = 0_usize;
+    while let Some(frame) = poll_fn(|cx| answer.flow.poll_frame(cx)).await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(fault) => return fault.end(),
+        };
+        bytes = bytes.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if let Some(status) = frame.trailers_ref().and_then(body::grpc_status) {
+            seen.grpc_status = Some(status);
+        }
+        if bytes > ANSWER_BYTES_MAX {
+            return End::Complete;
+        }
+    }
+    seen.whole = true;
+    End::Complete
+}
+
+/// What a copy takes besides its request: the buffer that its answer is read into, and its task.
+const OWN_BYTES: u64 = 72 * 1024;
+/// Bytes of an answer that are read; a longer one has said enough, and users' requests wait for the same thread.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
