@@ -2,7 +2,7 @@
 
 use super::faults::Fault;
 use super::plan::Plan;
-use super::world::{NOT_MIRRORED, World};
+use super::world::{NOT_COMPARED, World};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -274,7 +274,7 @@ pub async fn spares_the_canary(
     world.end().await;
 }
 
-/// In that stage these gates wait and say that nothing is mirrored yet, the others pass, and the stage does not end by itself.
+/// In that stage these gates wait and say that nothing is compared yet, the others pass, and the stage does not end by itself.
 pub async fn says_what_it_does_not_measure(
     plan: &'static Plan,
     scale: u32,
@@ -291,7 +291,7 @@ pub async fn says_what_it_does_not_measure(
             let served = view["stage"]["served_s"].as_f64()? >= 2.0 * view["stage"]["min_duration_s"].as_f64()?;
             let as_said = gates.iter().all(|gate| match unmeasured.iter().any(|when| gate["when"] == *when) {
                 true => {
-                    gate["verdict"] == "wait" && gate["reason"].as_str().is_some_and(|why| why.contains(NOT_MIRRORED))
+                    gate["verdict"] == "wait" && gate["reason"].as_str().is_some_and(|why| why.contains(NOT_COMPARED))
                 }
                 false => gate["verdict"] == "pass",
             });

@@ -82,9 +82,22 @@ async fn stands_still_without_users() {
 }
 
 #[tokio::test]
-async fn the_shadow_says_what_it_does_not_measure_yet() {
-    let unmeasured = ["shadow.error_rate <= 0%", "shadow.p95 < 165ms", "shadow.p95 < 1.1 * stable.p95"];
-    cases::says_what_it_does_not_measure(&PLAN, FAST, "chat", "shadow", &unmeasured).await;
+async fn the_shadow_does_not_pass_while_copies_fail() {
+    let world = World::start(&PLAN, FAST).await;
+    world.begin(&[Fault::Canary("/", 10, What::Status(500))]).await;
+    world
+        .until("a verdict on the copies", async || {
+            let view = world.view("chat").await;
+            let served = view["stage"]["served_s"].as_f64()? >= view["stage"]["min_duration_s"].as_f64()?;
+            let failed =
+                |gate: &serde_json::Value| gate["when"] == "shadow.error_rate <= 0%" && gate["verdict"] == "fail";
+            (served && view["gates"].as_array()?.iter().any(failed)).then_some(())
+        })
+        .await;
+    let view = world.view("chat").await;
+    assert_eq!(view["stage"]["name"], "shadow");
+    assert_eq!(view["arms"]["canary"]["requests"], 0, "no user noticed");
+    world.end().await;
 }
 
 #[tokio::test]
