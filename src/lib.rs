@@ -21,7 +21,7 @@
 //! [`clock`] (the only reader of time) · [`rollout`] (what weir knows, as plain code) · [`snapshot`], [`tally`],
 //! [`latch`], [`allowance`] (what the planes share: down, up, at once; what workers share: limits) · [`config`] (text to snapshot) · [`proxy`] (the data plane;
 //! its `request` is the straight line of every request) · [`control`] (the one loop that moves rollouts) · [`admin`]
-//! (probes, metrics, API) · [`cli`] (the commands; `serve` wires the rooms). An import only goes towards the front of
+//! (probes, metrics, API) · [`rehearsal`] (plans on a virtual clock) · [`cli`] (the commands; `serve` wires the rooms). An import only goes towards the front of
 //! this list; ARCHITECTURE.md draws it and `tests/tidy.rs` checks it.
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ pub mod config;
 pub mod control;
 pub mod latch;
 pub mod proxy;
+pub mod rehearsal;
 pub mod rollout;
 pub mod snapshot;
 pub mod tally;

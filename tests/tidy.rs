@@ -29,7 +29,24 @@ const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[];
 /// Who may import whom: each room with everything below it. `proxy` and `control` never see each other.
 const BELOW: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["admin", "control", "proxy", "config", "snapshot", "tally", "latch", "allowance", "rollout", "clock"]),
+    (
+        "cli",
+        &[
+            "rehearsal",
+            "admin",
+            "control",
+            "proxy",
+            "config",
+            "snapshot",
+            "tally",
+            "latch",
+            "allowance",
+            "rollout",
+            "clock",
+        ],
+    ),
+    // Neither of the planes: a rehearsal counts for itself and has nothing to publish, serve or keep.
+    ("rehearsal", &["config", "snapshot", "tally", "latch", "allowance", "rollout", "clock"]),
     ("admin", &["control", "proxy", "config", "snapshot", "tally", "latch", "allowance", "rollout", "clock"]),
     ("control", &["config", "snapshot", "tally", "latch", "allowance", "rollout", "clock"]),
     ("proxy", &["config", "snapshot", "tally", "latch", "allowance", "rollout", "clock"]),

@@ -73,6 +73,9 @@ pub enum Verb {
     /// Read a config, report every problem, print what it means
     #[command(after_help = CHECK_HELP)]
     Check(Check),
+    /// Carry the plans of a config out on a virtual clock: how long they take, what would act when
+    #[command(after_help = REHEARSE_HELP)]
+    Rehearse(Rehearse),
     /// See it all at work: two upstreams, a proxy, traffic and a live view
     #[command(after_help = DEMO_HELP)]
     Demo(Demo),
@@ -161,6 +164,41 @@ pub struct Check {
     /// Print what a reload would change: from an older file, or from a running weir
     #[arg(long, value_name = "FILE|URL")]
     pub against: Option<String>,
+}
+
+/// `weir rehearse`.
+#[derive(Debug, Args)]
+pub struct Rehearse {
+    /// The config: TOML, YAML or JSON, by its extension
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Tell of one rollout only; the others are rehearsed with it
+    #[arg(long, value_name = "NAME")]
+    pub rollout: Option<String>,
+    /// Requests per second
+    #[arg(long, value_name = "N", default_value_t = 100.0, value_parser = rps)]
+    pub rps: f64,
+    /// Users who send them
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub users: u64,
+    /// What the canary does, e.g. "errors=2%@ramp"; may be repeated
+    #[arg(long, value_name = "ASSUMPTION", allow_hyphen_values = true)]
+    pub canary: Vec<String>,
+    /// What stable does; may be repeated
+    #[arg(long, value_name = "ASSUMPTION", allow_hyphen_values = true)]
+    pub stable: Vec<String>,
+    /// What both do, or what queries and weir itself say, e.g. query.memory=30MB; may be repeated
+    #[arg(long, value_name = "ASSUMPTION", allow_hyphen_values = true)]
+    pub assume: Vec<String>,
+    /// Share of users in a cohort, e.g. beta=5%; may be repeated [default: by its list and share, 1% of an opt-in]
+    #[arg(long, value_name = "NAME=SHARE", value_parser = cohort_share)]
+    pub cohort: Vec<(String, bucket::Weight)>,
+    /// How long people take to approve [default: at once]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub approve_after: Option<Duration>,
+    /// What chance follows from: the same seed gives the same story
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// `weir demo`.
@@ -388,6 +426,19 @@ fn time_scale(text: &str) -> Result<TimeScale, String> {
     factor.ok_or_else(|| format!("give a whole number, 1 to {}", TimeScale::MAX))
 }
 
+fn rps(text: &str) -> Result<f64, String> {
+    let rps = text.parse().ok().filter(|rps: &f64| (0.0..=RPS_MAX).contains(rps));
+    rps.ok_or_else(|| format!("give a number of requests per second, 0 to {RPS_MAX}"))
+}
+
+fn cohort_share(text: &str) -> Result<(String, bucket::Weight), String> {
+    let (name, value) = pair(text, '=').ok_or_else(|| "give a cohort as NAME=SHARE".to_owned())?;
+    share(&value).map(|share| (name, share))
+}
+
+/// More than any service of one rollout gets.
+const RPS_MAX: f64 = 10_000_000.0;
+
 fn hint(error: UnitError) -> String {
     match error.suggestion {
         Some(suggestion) => format!("{}; write {suggestion}", error.message),
@@ -416,6 +467,20 @@ fn pair(text: &str, separator: char) -> Option<(String, String)> {
 const AFTER_HELP: &str = "\
 Start here:  weir demo
 Exit codes:  0 ok, 1 the answer is no, 2 usage or config error, 3 the admin address does not answer";
+
+const REHEARSE_HELP: &str = "\
+An ASSUMPTION is KEY=VALUE[,KEY=VALUE...][@[ROLLOUT:]STAGE[+DELAY][..]]
+  KEY    errors, timeouts, rate_4xx, p50 p75 p90 p95 p99 p999, signal.NAME, vitals.lcp.p75 (also inp, cls); of a part:
+         p95{ROUTE}, errors{cohort:NAME}. With --assume also query.NAME, shadow.error_rate, shadow.diff_rate, shadow.p95,
+         weir.memory, weir.cpu. Of the quantiles that are not said each keeps its proportion to the nearest that is.
+  @      in that stage only, from DELAY after its beginning; with .. also in every later stage. The last one that holds
+         counts, so a fault ends where another assumption begins.
+Exit code 0: every plan completes as assumed; 1: one is rolled back, paused or stuck.
+
+Example:  weir rehearse -c weir.toml
+          weir rehearse -c weir.toml --canary errors=2%@ramp+1h --stable errors=0.1%
+          weir rehearse -c weir.toml --canary 'p95=900ms@objects:ramp..' --assume query.memory=30MB --rps 20
+          weir rehearse -c weir.toml --canary errors=30%@full --canary errors=0%@full+2m --approve-after 4h -o json";
 
 const SERVE_HELP: &str = "\
 With --time-scale, durations, windows, `for` and cooldowns of plans and breakers are divided by N (windows stay at least 2s,
@@ -470,6 +535,11 @@ mod tests {
             "weir serve -c weir.toml --time-scale 1000001",
             "weir serve -c weir.toml --time-scale 1.5",
             "weir serve -c weir.toml --time-scale",
+            "weir rehearse",
+            "weir rehearse -c weir.toml --rps -1",
+            "weir rehearse -c weir.toml --users 0",
+            "weir rehearse -c weir.toml --cohort beta",
+            "weir rehearse -c weir.toml --approve-after 5",
             "weir kill",
             "weir kill chat --all",
             "weir kill --all --cohort internal",

@@ -19,6 +19,7 @@ mod health;
 mod log;
 mod operate;
 mod plan;
+mod rehearse;
 mod render;
 mod report;
 mod stages;
@@ -75,6 +76,7 @@ fn dispatch(console: &mut Console, cli: &Cli) -> Outcome {
     match &cli.verb {
         Verb::Serve(arguments) => serve(console, global, arguments),
         Verb::Check(arguments) => check::run(console, global, arguments),
+        Verb::Rehearse(arguments) => rehearse::run(console, global, arguments),
         Verb::Demo(arguments) => demo::run(console, global, arguments),
         Verb::Status(arguments) => status::run(console, global, arguments),
         Verb::Weight(arguments) => operate::weight(console, global, arguments),

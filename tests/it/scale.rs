@@ -2,7 +2,7 @@
 
 use crate::harness::wait::eventually;
 use crate::harness::weir::folder;
-use crate::harness::{Client, Config, Origin, Weir};
+use crate::harness::{Client, Config, Origin, Reply, Weir};
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 
@@ -107,10 +107,48 @@ async fn the_factor_is_said_everywhere_and_survives_a_reload() {
 #[tokio::test]
 async fn a_sick_canary_is_rolled_back_at_the_scale_of_its_trigger() {
     let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
-    new.script(|_| crate::harness::Reply::status(500));
+    new.script(|_| Reply::status(500));
     let weir = start(&legacy, &new).await;
     let chat = ask_until(&weir, "rolled_back").await;
     let reason = chat["state_reason"].as_str().expect("a reason");
     assert!(reason.contains("trigger `errors`: error_rate") && reason.contains("in 2s"), "{reason}");
     weir.stop().await;
+}
+
+/// What moved the rollout, and the stage it was in after that.
+fn moves(events: &Value) -> Vec<(String, String)> {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let moved = |event: &&Value| ["stage", "rollback", "complete", "pause"].contains(&word(&event["kind"]).as_str());
+    let events = events.as_array().expect("a list").iter().filter(moved);
+    let stage =
+        |event: &Value| if event["stage"].is_null() { word(&event["new"]["stage"]) } else { word(&event["stage"]) };
+    events.map(|event| (word(&event["kind"]), stage(event))).collect()
+}
+
+/// What `weir rehearse` tells of the config of that weir, and its exit code.
+fn rehearsed(weir: &Weir, arguments: &[&str]) -> (Vec<(String, String)>, Option<i32>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["rehearse", "-o", "json", "-c", &weir.config_file().to_string_lossy()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary is built");
+    let story: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|problem| panic!("{problem}: {output:?}"));
+    (moves(&story["events"]), output.status.code())
+}
+
+#[tokio::test]
+async fn a_rehearsal_tells_what_then_happens_in_that_order() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    for (sick, ends, arguments, code) in
+        [(false, "completed", &[][..], 0), (true, "rolled_back", &["--canary", "errors=100%"], 1)]
+    {
+        new.script(move |_| if sick { Reply::status(500) } else { Reply::status(200) });
+        let weir = start(&legacy, &new).await;
+        ask_until(&weir, ends).await;
+        let happened = moves(&weir.view("/api/v1/events?since=0").await["events"]);
+        assert!(happened.len() >= 2, "{happened:?}");
+        assert_eq!(rehearsed(&weir, arguments), (happened, Some(code)));
+        weir.stop().await;
+    }
 }
