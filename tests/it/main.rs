@@ -24,6 +24,7 @@ mod fallback;
 mod headers;
 mod health;
 mod history;
+mod kills;
 mod lasting;
 mod lifecycle;
 mod limits;

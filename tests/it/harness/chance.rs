@@ -17,6 +17,11 @@ pub fn requests(percent: u64) -> u64 {
     number("WEIR_CHAOS_REQUESTS", REQUESTS) * percent / 100
 }
 
+/// How often a process is killed: `WEIR_KILLS`, or else that many times.
+pub fn kills(usual: u64) -> u64 {
+    number("WEIR_KILLS", usual)
+}
+
 /// The seed of this run.
 pub fn seed() -> u64 {
     number("WEIR_CHAOS_SEED", SEED)
