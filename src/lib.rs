@@ -19,7 +19,8 @@
 //! # Rooms, in reading order
 //!
 //! [`clock`] (the only reader of time) · [`rollout`] (what weir knows, as plain code) · [`snapshot`], [`tally`],
-//! [`latch`], [`allowance`] (what the planes share: down, up, at once; what workers share: limits) · [`config`] (text to snapshot) · [`proxy`] (the data plane;
+//! [`latch`], [`pairs`], [`allowance`] (what the planes share: down, up, at once, answers to be compared; what workers share:
+//! limits) · [`config`] (text to snapshot) · [`proxy`] (the data plane;
 //! its `request` is the straight line of every request) · [`control`] (the one loop that moves rollouts) · [`admin`]
 //! (probes, metrics, API) · [`rehearsal`] (plans on a virtual clock) · [`cli`] (the commands; `serve` wires the rooms). An import only goes towards the front of
 //! this list; ARCHITECTURE.md draws it and `tests/tidy.rs` checks it.
@@ -32,6 +33,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod latch;
+pub mod pairs;
 pub mod proxy;
 pub mod rehearsal;
 pub mod rollout;

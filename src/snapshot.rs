@@ -5,11 +5,14 @@
 
 use crate::allowance::{Addresses, Allowance, Copies};
 use crate::latch::{Guard, Latch};
+use crate::pairs::Pairs;
 use crate::rollout::assign::Split;
-use crate::rollout::bucket::Weight;
+use crate::rollout::bucket::{Bucketer, Weight};
+use crate::rollout::diff::Rules;
 use crate::rollout::outcome::ErrorRules;
 use crate::tally::{
-    Cell, Decisions, Fallbacks, ListenerCounts, Mirrored, PaddedCell, PerWorker, Series, Units, Vitals, WorkerCounts,
+    Cell, Decisions, Fallbacks, ListenerCounts, LostPairs, Mirrored, PaddedCell, PerWorker, Series, Units, Vitals,
+    WorkerCounts,
 };
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
@@ -228,6 +231,8 @@ pub struct Rollout {
     pub close_streams: Option<Duration>,
     /// Counts the streams that were ended so.
     pub streams_closed: Arc<PerWorker<Cell>>,
+    /// Which answers are compared; none if no answers are.
+    pub diff: Option<Diff>,
     /// What is mirrored to the canary; none if nothing is at present.
     pub shadow: Option<Shadow>,
 }
@@ -253,6 +258,21 @@ pub struct Shadow {
     pub series: Arc<PerWorker<Series>>,
     /// What came of every request of the mirrored share.
     pub counts: Arc<PerWorker<Mirrored>>,
+}
+
+/// Which answers to copies are compared with those that clients got.
+#[derive(Debug)]
+pub struct Diff {
+    /// What counts as equal.
+    pub rules: Arc<Rules>,
+    /// The units whose answers are compared.
+    pub share: (Bucketer, Weight),
+    /// Of those, the ones that stable answers twice.
+    pub noise: (Bucketer, Weight),
+    /// Where the answers go.
+    pub pairs: Arc<Pairs>,
+    /// Counts the pairs that are lost on the way.
+    pub lost: Arc<PerWorker<LostPairs>>,
 }
 
 /// Whether stable answers a request that failed on the canary.

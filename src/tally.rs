@@ -5,9 +5,10 @@
 
 mod mirrored;
 
-pub use mirrored::{COPIES_SKIPPED, Mirrored};
+pub use mirrored::{COPIES_SKIPPED, LostPairs, Mirrored, PAIRS_LOST};
 
 use crate::allowance::{Addresses, Allowance, Copies};
+use crate::pairs::Pairs;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason};
 use crate::rollout::breaker::{UNIT_ROWS, UNIT_SLOTS};
@@ -365,6 +366,7 @@ pub struct Registry {
     fallbacks: BTreeMap<Arc<str>, Arc<PerWorker<Fallbacks>>>,
     diverted: BTreeMap<Arc<str>, Arc<PerWorker<PaddedCell>>>,
     mirrored: BTreeMap<Arc<str>, Arc<PerWorker<Mirrored>>>,
+    lost_pairs: BTreeMap<Arc<str>, Arc<PerWorker<LostPairs>>>,
     signals: BTreeMap<SignalKey, Arc<PerWorker<PaddedCell>>>,
     vitals: BTreeMap<(Arc<str>, Arm), Arc<PerWorker<Vitals>>>,
     gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
@@ -373,6 +375,7 @@ pub struct Registry {
     allowances: BTreeMap<AllowanceKey, Arc<Allowance>>,
     addresses: Arc<Addresses>,
     copies: Arc<Copies>,
+    pairs: Arc<Pairs>,
 }
 
 /// Of what an allowance limits the number.
@@ -415,6 +418,7 @@ impl Registry {
             fallbacks: BTreeMap::new(),
             diverted: BTreeMap::new(),
             mirrored: BTreeMap::new(),
+            lost_pairs: BTreeMap::new(),
             signals: BTreeMap::new(),
             vitals: BTreeMap::new(),
             gauges: BTreeMap::new(),
@@ -422,6 +426,7 @@ impl Registry {
             allowances: BTreeMap::new(),
             addresses: Arc::default(),
             copies: Arc::default(),
+            pairs: Arc::default(),
             counts: Arc::new(PerWorker::new(workers)),
         }
     }
@@ -528,6 +533,7 @@ impl Registry {
         self.fallbacks.retain(|rollout, _| is_there(rollout));
         self.diverted.retain(|rollout, _| is_there(rollout));
         self.mirrored.retain(|rollout, _| is_there(rollout));
+        self.lost_pairs.retain(|rollout, _| is_there(rollout));
         self.signals.retain(|(rollout, _, _), _| is_there(rollout));
         self.vitals.retain(|(rollout, _), _| is_there(rollout));
     }

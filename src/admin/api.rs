@@ -10,6 +10,7 @@ use super::{report, signal, steer, view};
 use crate::config::hint;
 use crate::control::{Denied, Handle};
 use crate::rollout::assign::UnitAsker;
+use crate::rollout::diff::samples::SAMPLES_MAX;
 use crate::rollout::report::{REPORT_WINDOW, RolloutReport};
 use crate::snapshot::Snapshot;
 use axum::body::Bytes;
@@ -37,6 +38,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts/{name}/validate", get(steer::validate))
         .route("/api/v1/rollouts/{name}/incidents", get(incidents))
         .route("/api/v1/rollouts/{name}/report", get(report))
+        .route("/api/v1/rollouts/{name}/diff", get(diff))
         .route("/api/v1/rollouts/{name}/weight", post(weight))
         .route("/api/v1/rollouts/{name}/{command}", post(steer::command))
         .route("/api/v1/rollouts/{name}/kill", post(kill))
@@ -153,6 +155,26 @@ async fn explain(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
     };
     let asker = asker(&snapshot, &Query::parse(uri.query()))?;
     json(&view::Explanation::of(&snapshot.splits, index, &asker, snapshot.generation))
+}
+
+async fn diff(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
+    let (name, query) = (path(name)?, Query::parse(uri.query()));
+    let samples = query.number("samples", DIFF_SAMPLES)?;
+    if !(1..=SAMPLES_MAX as u64).contains(&samples) {
+        return Err(Failure::field("samples", format!("`samples` must be between 1 and {SAMPLES_MAX}")));
+    }
+    let tolerance = query.text("tolerance").map(|text| {
+        let number = text.parse::<f64>().ok().filter(|number| (0.0..=1.0).contains(number));
+        number.ok_or_else(|| Failure::field("tolerance", "`tolerance` must be a number from 0 to 1, like 0.005"))
+    });
+    match handle.diff(&name, samples, tolerance.transpose()?).await {
+        Ok(comparison) => json(&view::Diff::of(&name, &comparison)),
+        Err(Denied::NotFound(_)) => {
+            let snapshot = handle.published.load();
+            Err(unknown_rollout(&name, snapshot.splits.iter().map(|split| &*split.name)))
+        }
+        Err(denied) => Err(denied.into()),
+    }
 }
 
 async fn weight(State(handle): State<Handle>, name: Name, body: Body) -> Answer {
@@ -339,5 +361,7 @@ const WINDOW_MIN: Duration = Duration::from_secs(1);
 /// How far the rolling windows reach back.
 const WINDOW_MAX: Duration = Duration::from_secs(15 * 60);
 const INCIDENTS_DEFAULT: u64 = 20;
+/// Samples that a verdict is asked of unless told otherwise.
+const DIFF_SAMPLES: u64 = 1000;
 const EVENTS_DEFAULT: u64 = 100;
 const EVENTS_MAX: u64 = 1000;

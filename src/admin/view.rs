@@ -3,10 +3,12 @@
 //! Plain translations of `rollout::report` and of decisions; the command line reads the same forms back. Domain types
 //! know nothing of them. Times are RFC 3339 in UTC, spans are seconds, latencies milliseconds.
 
+mod diff;
 mod plan;
 pub mod review;
 mod shadow;
 
+pub use diff::{Diff, Difference, Field, Size};
 pub use plan::{Gate, Obstacle, OnCohort, Passage, Planned, Stage, Trigger, Validation};
 pub use shadow::Shadow;
 

@@ -7,8 +7,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod diff;
 mod plan;
 
+pub use diff::Diff;
 pub use plan::{Health, Promote, Rollback, Steer, Validate};
 
 /// A proxy that carries out a rollout plan: it divides requests between `stable` and `canary` and measures both.
@@ -115,6 +117,9 @@ pub enum Verb {
     /// Say which arm a unit gets, and why
     #[command(after_help = EXPLAIN_HELP)]
     Explain(Explain),
+    /// Say whether the canary answers copies of requests as stable does
+    #[command(after_help = diff::HELP)]
+    Diff(Diff),
     /// Compute the bucket of a unit, without config or proxy
     #[command(after_help = BUCKET_HELP)]
     Bucket(Bucket),

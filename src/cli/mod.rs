@@ -12,6 +12,7 @@ mod client;
 mod console;
 mod contact;
 mod demo;
+mod diff;
 mod events;
 mod explain;
 mod files;
@@ -89,6 +90,7 @@ fn dispatch(console: &mut Console, cli: &Cli) -> Outcome {
         Verb::Approve(arguments) => steer::approve(console, global, arguments),
         Verb::Kill(arguments) => operate::kill(console, global, arguments),
         Verb::Revive(arguments) => operate::revive(console, global, arguments),
+        Verb::Diff(arguments) => diff::run(console, global, arguments),
         Verb::Explain(arguments) => explain::run(console, global, arguments),
         Verb::Bucket(arguments) => bucket::run(console, global, arguments),
         Verb::Token(arguments) => token::run(console, global, arguments),

@@ -15,7 +15,8 @@ use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::rollout::mirror;
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Shadow, Snapshot, Upstream,
+    ArmRoute, ArmTarget, Diff, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Shadow, Snapshot,
+    Upstream,
 };
 use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -197,6 +198,13 @@ fn rollout(config: &RolloutConfig, all: &Config, live: &Live, registry: &mut Reg
         close_streams: config.close_streams,
         streams_closed: registry.gauge(GaugeKey::StreamsClosed(Arc::clone(name))),
         shadow: shadow(config, live, registry),
+        diff: config.diff.as_ref().map(|diff| Diff {
+            rules: Arc::clone(&diff.rules),
+            share: diff.share.clone(),
+            noise: diff.noise.clone(),
+            pairs: registry.pairs(),
+            lost: registry.lost_pairs(name),
+        }),
     }
 }
 

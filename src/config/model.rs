@@ -5,6 +5,7 @@
 use crate::rollout::Arm;
 use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::UserSet;
+use crate::rollout::diff::Rules;
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::Plan;
 use crate::rollout::report::Kind;
@@ -327,6 +328,8 @@ pub struct RolloutConfig {
     pub fallback_by_key: bool,
     /// The time within which its canary's long streams end when the canary has lost its share; none leaves them.
     pub close_streams: Option<Duration>,
+    /// How the answers to copies are compared; none if they are not.
+    pub diff: Option<DiffConfig>,
     /// What is mirrored to its canary; never where that is a fixed answer.
     pub shadow: Option<ShadowConfig>,
 }
@@ -364,6 +367,17 @@ impl RolloutConfig {
             Arm::Canary => canary,
         }
     }
+}
+
+/// How the answers to copies are compared.
+#[derive(Clone, Debug)]
+pub struct DiffConfig {
+    /// What counts as equal.
+    pub rules: Arc<Rules>,
+    /// The units whose answers are compared, under a salt of their own.
+    pub share: (Bucketer, Weight),
+    /// Of those, the ones that stable answers twice, under another.
+    pub noise: (Bucketer, Weight),
 }
 
 /// What an arm does with its requests.

@@ -5,6 +5,7 @@
 
 use super::archive::Tally;
 use super::collect::{Collector, Reading};
+use super::compare::{Totals, VERDICTS};
 use super::own::Own;
 use super::probe::UpstreamReport;
 use super::query::Queries;
@@ -17,7 +18,7 @@ use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::vital::Vital;
 use crate::tally::{
     CONNECTIONS_CUT, CONNECTIONS_REFUSED, COPIES_SKIPPED, Cell, FALLBACKS, GaugeKey, ListenerCounts, Mirrored,
-    PerWorker, REFUSALS, Registry, SeriesKey, SignalKey, VITALS_DROPPED,
+    PAIRS_LOST, PerWorker, REFUSALS, Registry, SeriesKey, SignalKey, VITALS_DROPPED,
 };
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -317,6 +318,24 @@ fn signals(text: &mut Text, registry: &Registry, collector: &Collector) {
     for (rollout, cells) in registry.all_diverted() {
         text.sample("", &[("rollout", rollout)], cells.iter().map(|cell| cell.0.read()).sum::<u64>());
     }
+}
+
+/// What came of the comparisons of answers, those that did not come about included.
+pub fn diffs(registry: &Registry, totals: &BTreeMap<Arc<str>, Totals>) -> String {
+    let mut text = Text::default();
+    let help = "Pairs of answers that were to be compared, by what came of it.";
+    text.family("weir_shadow_diffs_total", "counter", help);
+    for (rollout, cells) in registry.all_lost_pairs() {
+        let compared = totals.get(rollout).copied().unwrap_or_default();
+        for (verdict, count) in VERDICTS.iter().zip(compared.verdicts) {
+            text.sample("", &[("rollout", rollout), ("verdict", verdict)], count);
+        }
+        for (index, reason) in PAIRS_LOST.iter().enumerate() {
+            let lost: u64 = cells.iter().filter_map(|worker| worker.reasons.get(index)).map(Cell::read).sum();
+            text.sample("", &[("rollout", rollout), ("verdict", reason)], lost);
+        }
+    }
+    text.0
 }
 
 fn vitals(text: &mut Text, registry: &Registry) {

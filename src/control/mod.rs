@@ -5,6 +5,7 @@
 
 mod archive;
 pub mod collect;
+pub mod compare;
 pub mod exposition;
 pub mod own;
 pub mod query;
@@ -39,6 +40,7 @@ use crate::rollout::incident::IncidentRecord;
 use crate::rollout::report::{Event, PassageReport, RolloutReport};
 use crate::rollout::review::Dossier;
 use crate::snapshot::{Published, Snapshot};
+use compare::{Compared, Comparison};
 use inbox::Command;
 use signals::{Counted, Posting};
 use std::sync::Arc;
@@ -101,6 +103,7 @@ pub struct Handle {
     pub published: Arc<Published<Snapshot>>,
     /// The switches that act at once.
     pub latches: Arc<Latches>,
+    compared: Arc<Compared>,
     commands: mpsc::Sender<Command>,
     draining: Arc<AtomicBool>,
 }
@@ -219,6 +222,26 @@ impl Handle {
     pub async fn incidents(&self, rollout: &str, limit: usize) -> Result<Vec<IncidentRecord>, Denied> {
         let rollout = rollout.to_owned();
         self.ask(ANSWER_WITHIN, |reply| Command::Incidents { rollout, limit, reply }).await?
+    }
+
+    /// The comparisons of a rollout's present stage, judged by its last so many samples; a tolerance takes the place of its own
+    /// one and of its own limit.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Conflict` if its answers are not compared.
+    pub async fn diff(&self, rollout: &str, samples: u64, tolerance: Option<f64>) -> Result<Comparison, Denied> {
+        let snapshot = self.published.load();
+        let Some(index) = snapshot.splits.iter().position(|split| *split.name == *rollout) else {
+            return Err(Denied::NotFound(format!("there is no rollout `{rollout}`")));
+        };
+        let Some(diff) = snapshot.rollouts.get(index).and_then(|of| of.diff.as_ref()) else {
+            let message = format!("answers of rollout `{rollout}` are not compared: it has no `shadow.diff`");
+            return Err(Denied::Conflict(message));
+        };
+        let limits = compare::limits(&diff.rules, diff.noise.1, samples, tolerance);
+        let (compared, rollout) = (Arc::clone(&self.compared), rollout.to_owned());
+        let judged = tokio::task::spawn_blocking(move || compared.judge(&rollout, limits)).await;
+        judged.map_err(|_| Denied::Unavailable)
     }
 
     /// Counts something that happened for the signal of that name.

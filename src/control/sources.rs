@@ -7,6 +7,7 @@
 mod tests;
 
 use super::collect::{Collector, Part};
+use super::compare::{self, Compared};
 use super::own::Own;
 use super::query::Queries;
 use crate::clock::Time;
@@ -30,6 +31,7 @@ pub struct Sources<'a> {
     collector: &'a Collector,
     queries: &'a Queries,
     own: &'a Own,
+    compared: &'a Compared,
     config: &'a Config,
     trips: BTreeMap<Arc<str>, u64>,
     now: Time,
@@ -41,17 +43,18 @@ pub struct Sources<'a> {
 type SumKey = (Arc<str>, Span, Option<Arm>, Option<Filter>);
 
 impl<'a> Sources<'a> {
-    /// What was counted, what Prometheus servers said, weir itself, the arms that answer by themselves, and by rollout the
+    /// What was counted, what Prometheus servers said, weir itself, what was compared, the arms that answer by themselves, and by rollout the
     /// trips of its breaker since it was last revived (none without a breaker), as they are `now`.
     pub fn new(
         collector: &'a Collector,
         queries: &'a Queries,
         own: &'a Own,
+        compared: &'a Compared,
         config: &'a Config,
         trips: BTreeMap<Arc<str>, u64>,
         now: Time,
     ) -> Self {
-        Sources { collector, queries, own, config, trips, now, sums: RefCell::default() }
+        Sources { collector, queries, own, compared, config, trips, now, sums: RefCell::default() }
     }
 
     /// The value of a metric over a span, in the held unit of its dimension.
@@ -62,9 +65,23 @@ impl<'a> Sources<'a> {
     /// What the copies of a rollout say.
     fn shadow(&self, rollout: &str, span: Span, metric: &Metric) -> Reading {
         match metric {
-            Metric::ShadowDiffRate => Reading::NoData("nothing is compared yet".into()),
+            Metric::ShadowDiffRate => self.differing(rollout, span),
             metric => metrics::of_copies(&self.collector.counts(rollout, Part::Shadow, span, self.now).0, metric),
         }
+    }
+
+    /// `shadow.diff_rate`.
+    fn differing(&self, rollout: &str, span: Span) -> Reading {
+        let config = self.config.rollout(rollout).and_then(|index| self.config.rollouts.get(index));
+        let Some(diff) = config.and_then(|config| config.diff.as_ref()) else {
+            return Reading::NoData("answers are not compared".into());
+        };
+        // What is kept is of the present stage alone.
+        let since = match span {
+            Span::Stage => Time::default(),
+            Span::Last(time) | Span::InStage(time) => self.now - time,
+        };
+        self.compared.reading(rollout, since, compare::limits(&diff.rules, diff.noise.1, 1, None))
     }
 
     fn sum(&self, rollout: &str, span: Span, arm: Option<Arm>, filter: Option<&Filter>) -> Rc<Sum> {

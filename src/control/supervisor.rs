@@ -7,6 +7,7 @@ pub use scaling::told as time_scale_told;
 
 use super::archive::Archive;
 use super::collect::{Collector, Names};
+use super::compare::{Compared, Comparer};
 use super::facade::Facade;
 use super::inbox::{Command, Event, Inbox};
 use super::measure::Measurer;
@@ -157,6 +158,9 @@ struct Supervisor {
     collector: Collector,
     measurer: Measurer,
     queries: Queries,
+    compared: Arc<Compared>,
+    /// Compares answers as long as this is there.
+    _comparer: Comparer,
     notifier: Notifier,
     own: Own,
     resolver: Resolver,
@@ -206,13 +210,17 @@ impl Supervisor {
         let (answers, answered) = mpsc::channel(EVENTS_MAX);
         let mut inbox = Inbox::new(asked, own, answered, signals)?;
         let plans = loaded.config.rollouts.iter().map(|rollout| rollout.plan.clone()).collect();
+        let (publisher, compared) = (Publisher::new(workers), Arc::new(Compared::default()));
+        let comparer = Comparer::start(publisher.registry.pairs(), Arc::clone(&compared), clock.clone());
         let mut supervisor = Supervisor {
             engine: Engine::new(plans, saved, clock.now()),
             store,
-            publisher: Publisher::new(workers),
+            publisher,
             collector: Collector::default(),
             measurer: Measurer::default(),
             queries: Queries::new(clock.clone()),
+            _comparer: comparer,
+            compared,
             notifier: Notifier::new(clock.clone(), events.clone()),
             own: Own::new(clock.now()),
             resolver: Resolver::new(answers),
@@ -246,7 +254,13 @@ impl Supervisor {
         supervisor.look(supervisor.clock.now());
         let (published, latches) =
             supervisor.publisher.shared().ok_or_else(|| io::Error::other("nothing published"))?;
-        let handle = Handle { published, latches, commands, draining: Arc::new(AtomicBool::new(false)) };
+        let handle = Handle {
+            published,
+            latches,
+            compared: Arc::clone(&supervisor.compared),
+            commands,
+            draining: Arc::new(AtomicBool::new(false)),
+        };
         Ok((supervisor, inbox, handle))
     }
 
@@ -323,6 +337,7 @@ impl Supervisor {
             self.forget_at = None;
             self.collector.retire(&mut self.publisher.registry, &names(&self.config));
             self.measurer.retain(|rollout| self.config.rollout(rollout).is_some());
+            self.compared.retain(|rollout| self.config.rollout(rollout).is_some());
             self.own.retain(|rollout| self.config.rollout(rollout).is_some());
         }
         if let Some((_, ticks)) = &mut self.awaiting_names {

@@ -37,6 +37,8 @@ pub enum Role<'a> {
     Copy {
         /// The place on the route of the rollout that mirrors.
         place: usize,
+        /// Whose answer is asked for: the canary's, or stable's once more.
+        arm: Arm,
         /// Headers kept although they identify somebody.
         keep: &'a [HeaderName],
     },
@@ -56,7 +58,7 @@ impl<'a> Asked<'a> {
         for (index, (on, decision)) in route.rollouts.iter().zip(decisions).enumerate() {
             let (arm, why) = match (role, decision.arm) {
                 (Role::Fallback, Arm::Canary) => (Arm::Stable, Why::Fallback),
-                (Role::Copy { place, .. }, _) if place == index => (Arm::Canary, Why::Shadow),
+                (Role::Copy { place, arm, .. }, _) if place == index => (arm, Why::Shadow),
                 (_, arm) => (arm, Why::Decided(decision.reason)),
             };
             let (Some(split), Some(rollout)) = (snapshot.splits.get(on.rollout), snapshot.rollouts.get(on.rollout))

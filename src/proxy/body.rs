@@ -1,6 +1,7 @@
 //! The one body that goes to clients: it passes frames on, counts them, and closes the observation exactly once. A body
 //! that lasts is put on the worker's list of streams and ends early when that says so.
 
+use super::compare::Capture;
 use super::ending::{Boundary, Kind, unavailable};
 use super::fault::Fault;
 use super::lasting::{Asked, Stream};
@@ -77,6 +78,8 @@ pub struct Body {
     cut: Option<Fault>,
     /// The request's part in what its connection is doing.
     under_way: Option<UnderWay>,
+    /// What is copied of it, to be compared.
+    capture: Option<Box<Capture>>,
 }
 
 /// Whether a body lasts.
@@ -121,18 +124,32 @@ type Step = Option<Result<Frame<Bytes>, Cut>>;
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Body { flow: Flow::Fixed(None), observation: None, lasting: Lasting::No, cut: None, under_way: None }
+        Body {
+            flow: Flow::Fixed(None),
+            observation: None,
+            lasting: Lasting::No,
+            cut: None,
+            under_way: None,
+            capture: None,
+        }
     }
 
     /// A body in memory.
     pub fn fixed(bytes: Bytes) -> Self {
         let flow = Flow::Fixed((!bytes.is_empty()).then_some(bytes));
-        Body { flow, observation: None, lasting: Lasting::No, cut: None, under_way: None }
+        Body { flow, observation: None, lasting: Lasting::No, cut: None, under_way: None, capture: None }
     }
 
     /// The body of an answer with these headers, whose end closes `observation`.
     pub fn observed(flow: Flow, observation: Box<Observation>, headers: &HeaderMap) -> Self {
-        let mut body = Body { flow, observation: Some(observation), lasting: Lasting::No, cut: None, under_way: None };
+        let mut body = Body {
+            flow,
+            observation: Some(observation),
+            lasting: Lasting::No,
+            cut: None,
+            under_way: None,
+            capture: None,
+        };
         if body.is_end_stream() {
             // Nobody polls a body that has ended already.
             body.close(End::Complete);
@@ -146,6 +163,22 @@ impl Body {
     /// The request is under way on its connection until this body is dropped.
     pub fn hold(&mut self, under_way: UnderWay) {
         self.under_way = Some(under_way);
+    }
+
+    /// Copies what passes, to be compared.
+    #[must_use]
+    pub fn captured(mut self, capture: Option<Capture>) -> Self {
+        self.capture = capture.map(Box::new);
+        if self.is_end_stream() {
+            self.finish_capture();
+        }
+        self
+    }
+
+    fn finish_capture(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            capture.finish();
+        }
     }
 
     fn close(&mut self, end: End) {
@@ -266,7 +299,11 @@ impl HttpBody for Body {
             Some(Ok(frame)) => {
                 let frame = self.follow(frame);
                 self.note(&frame);
+                if let Some(capture) = &mut self.capture {
+                    capture.take(&frame);
+                }
                 if self.is_end_stream() {
+                    self.finish_capture();
                     self.close(End::Complete);
                 }
                 Some(Ok(frame))
@@ -280,6 +317,7 @@ impl HttpBody for Body {
                 return Poll::Pending;
             }
             None => {
+                self.finish_capture();
                 self.close(End::Complete);
                 None
             }

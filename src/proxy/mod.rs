@@ -22,6 +22,7 @@ mod attempt;
 mod body;
 mod budget;
 mod chunked;
+mod compare;
 mod conn;
 mod ejection;
 mod ending;

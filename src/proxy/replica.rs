@@ -5,8 +5,9 @@
 
 use super::asked::{Asked, Role};
 use super::attempt::Way;
+use super::compare::{Capture, Meeting, Whose};
 use super::conn::Client;
-use super::ending::Kind;
+use super::ending;
 use super::fault::Fault;
 use super::forward::attempt;
 use super::headers::Ids;
@@ -16,6 +17,8 @@ use super::request::Decisions;
 use super::{body, forward};
 use crate::allowance::Copies;
 use crate::clock::Time;
+use crate::rollout::Arm;
+use crate::rollout::diff::samples::Kind;
 use crate::rollout::outcome::{CodeClass, End, ErrorKind, Outcome};
 use crate::snapshot::Shadow;
 use crate::tally::COPIES_SKIPPED;
@@ -56,6 +59,10 @@ pub struct Copy {
     pub upstream: usize,
     /// What it takes.
     pub hold: Hold,
+    /// Whose answer it asks for; stable's second one is for the comparison alone.
+    pub kind: Kind,
+    /// Where its answer meets the client's, if they are compared.
+    pub meeting: Option<Rc<Meeting>>,
 }
 
 /// What a copy takes of the process; given back when it ends.
@@ -193,8 +200,9 @@ impl Copy {
     }
 
     /// Gives it up.
-    pub fn skip(self, skip: Skip) {
-        if let Some(shadow) = self.shadow() {
+    pub fn skip(&self, skip: Skip) {
+        // A second answer of stable is no copy for the canary; that it is missing is seen by the comparison.
+        if let Some(shadow) = self.shadow().filter(|_| self.kind == Kind::Canary) {
             skip.count(shadow, self.worker.index);
         }
     }
@@ -211,7 +219,7 @@ impl Copy {
         };
         match ended {
             Ok(end) => self.count(shadow, started, &seen, end),
-            Err(skip) => skip.count(shadow, self.worker.index),
+            Err(skip) => self.skip(skip),
         }
     }
 
@@ -227,7 +235,8 @@ impl Copy {
         let way = Way { upstream, pool, limits: &snapshot.limits, retries: None };
         let Self { parts, ids, host, trusted, .. } = self;
         let asked = Asked { parts, client: &self.client, ids, host, trusted: *trusted, websocket: false };
-        let role = Role::Copy { place: self.place, keep: &shadow.keep_headers };
+        let arm = if self.kind == Kind::Canary { Arm::Canary } else { Arm::Stable };
+        let role = Role::Copy { place: self.place, arm, keep: &shadow.keep_headers };
         let rewrite = asked.rewrite(snapshot, route, &self.decisions, role);
         let lease = pool.pick(None).ok_or(Skip::NoEndpoint)?;
         let answer = match attempt(&way, lease, &rewrite, body.map(Outgoing::Replica), false).await {
@@ -247,11 +256,18 @@ impl Copy {
         seen.first_byte = Some(self.worker.clock.now());
         seen.status = Some(answer.status);
         seen.grpc_status = body::grpc_status(&answer.headers);
-        Ok(read(answer, seen).await)
+        let capture = self
+            .meeting
+            .as_ref()
+            .and_then(|meeting| meeting.gather(Whose::Copy(self.kind), answer.status, &answer.headers));
+        Ok(read(answer, seen, capture).await)
     }
 
     /// Counts what came of it, as the request of an arm would be.
     fn count(&self, shadow: &Shadow, started: Time, seen: &Seen, end: End) {
+        if self.kind == Kind::Noise {
+            return;
+        }
         let (Some(series), Some(counts)) = (shadow.series.of(self.worker.index), shadow.counts.of(self.worker.index))
         else {
             return;
@@ -294,10 +310,11 @@ impl Copy {
 
 /// Reads an answer's body and throws it away: to its end, so that its connection can be used again and a short one is seen,
 /// unless it is longer than anybody needs to know, or events that have no end.
-async fn read(mut answer: forward::Answer, seen: &mut Seen) -> End {
-    if Kind::of(&answer.headers) == Kind::Events {
+async fn read(mut answer: forward::Answer, seen: &mut Seen, mut capture: Option<Capture>) -> End {
+    if ending::Kind::of(&answer.headers) == ending::Kind::Events {
         return End::Complete;
     }
+    let most = capture.as_ref().map_or(0, Capture::most).max(ANSWER_BYTES_MAX);
     let mut bytes = 0_usize;
     while let Some(frame) = poll_fn(|cx| answer.flow.poll_frame(cx)).await {
         let frame = match frame {
@@ -305,14 +322,19 @@ async fn read(mut answer: forward::Answer, seen: &mut Seen) -> End {
             Err(fault) => return fault.end(),
         };
         bytes = bytes.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if let Some(capture) = &mut capture {
+            capture.take(&frame);
+        }
         if let Some(status) = frame.trailers_ref().and_then(body::grpc_status) {
             seen.grpc_status = Some(status);
         }
-        if bytes > ANSWER_BYTES_MAX {
+        if bytes > most {
+            capture.into_iter().for_each(Capture::finish);
             return End::Complete;
         }
     }
     seen.whole = true;
+    capture.into_iter().for_each(Capture::finish);
     End::Complete
 }
 

@@ -18,6 +18,7 @@ use super::admission::Admitted;
 use super::asked::{Asked, Role};
 use super::attempt::Way;
 use super::body::{Body, Flow};
+use super::compare::Whose;
 use super::conn::Client;
 use super::fallback::{Miss, Sent, Sequel, Standby, second};
 use super::forward::{Answer, Unanswered, send};
@@ -128,13 +129,15 @@ impl Exchange<'_> {
         let routed = Routed { route, index, host, trusted, websocket };
         let rewrite = self.rewrite(&routed, &decisions, Role::Primary);
 
+        let mut meeting = None;
         let (sent, failed) = match target {
             Target::Fixed(answer) => (Ok(fixed(answer, &self.parts.method)), None),
             Target::Nowhere => (Err(NOWHERE), None),
             Target::Upstream(upstream) => {
                 let standby = Standby::of(self.adopted, route, &decisions, self.parts, self.started);
                 let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
-                let body = shadow::mirror(self, &routed, &decisions, &asker, body);
+                let (body, met) = shadow::mirror(self, &routed, &decisions, &asker, body);
+                meeting = met;
                 let sent = self.send(upstream, &rewrite, body).await;
                 let failed = standby.filter(|standby| standby.is_failure(self.adopted, &sent));
                 (sent, failed.map(|standby| (standby, again)))
@@ -156,7 +159,10 @@ impl Exchange<'_> {
                 self.client.switch(Tunnel::new(upstream, observation, snapshot.limits.stream_idle));
                 Body::empty()
             }
-            flow => Body::observed(flow, observation, &answer.headers),
+            flow => {
+                let capture = meeting.and_then(|met| met.gather(Whose::Client, answer.status, &answer.headers));
+                Body::observed(flow, observation, &answer.headers).captured(capture)
+            }
         };
         let mut response = Response::new(body);
         *response.status_mut() = answer.status;

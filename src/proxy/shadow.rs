@@ -5,6 +5,7 @@
 //! the health of an endpoint. Every request of the mirrored share is counted once, as what came of its copy or as the reason
 //! why there is none. How a copy is sent is `replica`'s, how its body is gathered `tee`'s.
 
+use super::compare::Meeting;
 use super::replay::Outgoing;
 use super::replica::{Copy, Hold, Skip};
 use super::request::{Decisions, Exchange, Routed, Target, target};
@@ -12,11 +13,13 @@ use super::tee::Tee;
 use super::unit::RequestAsker;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Asker, Decision};
+use crate::rollout::diff::samples::Kind;
 use crate::rollout::mirror::is_next;
 use crate::snapshot::Shadow;
 use http::request::Parts;
 use http::{HeaderName, Request};
 use http_body::Body;
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,7 +27,7 @@ use std::sync::Arc;
 pub const SHADOW: HeaderName = HeaderName::from_static("x-weir-shadow");
 
 /// Offers copies of a request to the canaries that mirror it. The body is the request's own again: it passes as before,
-/// and is copied while it does.
+/// and is copied while it does. Where answers are compared, the client's is wanted too.
 #[inline]
 pub fn mirror(
     exchange: &Exchange<'_>,
@@ -32,27 +35,28 @@ pub fn mirror(
     decisions: &Decisions,
     asker: &RequestAsker<'_>,
     body: Option<Outgoing>,
-) -> Option<Outgoing> {
-    if routed.route.mirrors { offer(exchange, routed, decisions, asker, body) } else { body }
+) -> (Option<Outgoing>, Option<Rc<Meeting>>) {
+    if routed.route.mirrors { offer(exchange, routed, decisions, asker, body) } else { (body, None) }
 }
 
 fn offer(
     exchange: &Exchange<'_>,
     routed: &Routed<'_>,
-    decisions: &Decisions,
+    own: &Decisions,
     asker: &RequestAsker<'_>,
     mut body: Option<Outgoing>,
-) -> Option<Outgoing> {
+) -> (Option<Outgoing>, Option<Rc<Meeting>>) {
+    let mut met = None;
     let snapshot = &*exchange.adopted.snapshot;
-    for (place, (on, decision)) in routed.route.rollouts.iter().zip(decisions).enumerate() {
+    for (place, (on, decision)) in routed.route.rollouts.iter().zip(own).enumerate() {
         let rollout = snapshot.rollouts.get(on.rollout).and_then(|rollout| rollout.shadow.as_ref());
         let (Some(shadow), Some(split)) = (rollout, snapshot.splits.get(on.rollout)) else { continue };
         if !is_next(&split.bucketer, shadow.reach, *decision, || asker.unit(on.rollout)) {
             continue;
         }
-        let mut decisions = decisions.clone();
-        if let Some(own) = decisions.get_mut(place) {
-            *own = Decision { arm: Arm::Canary, ..*own };
+        let mut decisions = own.clone();
+        if let Some(mirrored) = decisions.get_mut(place) {
+            *mirrored = Decision { arm: Arm::Canary, ..*mirrored };
         }
         let Target::Upstream(upstream) = target(snapshot, routed.route, &decisions) else { continue };
         let hold = match admit(exchange, routed, shadow, body.as_ref()) {
@@ -62,7 +66,12 @@ fn offer(
                 continue;
             }
         };
-        let copy = Copy {
+        // The answers of one request are compared for one rollout.
+        let compared = Some(shadow).filter(|_| met.is_none()).and_then(|shadow| {
+            Meeting::of(exchange, on.rollout, shadow, || asker.unit(on.rollout).map(Cow::into_owned))
+        });
+        let (meeting, twice) = compared.unzip();
+        let copy = |kind, decisions, upstream, hold| Copy {
             worker: Rc::clone(exchange.worker),
             adopted: Rc::clone(exchange.adopted),
             client: Rc::clone(exchange.client),
@@ -76,13 +85,24 @@ fn offer(
             decisions,
             upstream,
             hold,
+            kind,
+            meeting: meeting.clone(),
         };
+        if twice == Some(true)
+            && body.is_none()
+            && let Target::Upstream(stable) = target(snapshot, routed.route, own)
+            && let Ok(hold) = admit(exchange, routed, shadow, None)
+        {
+            copy(Kind::Noise, own.clone(), stable, hold).send(None);
+        }
+        let copy = copy(Kind::Canary, decisions, upstream, hold);
+        met = met.or(meeting);
         match body.take() {
             None => copy.send(None),
             Some(own) => body = Some(Outgoing::Teed(Box::new(Tee::new(own, copy, shadow.max_body)))),
         }
     }
-    body
+    (body, met)
 }
 
 /// Whether a copy may be made of this request; what it takes without its body.

@@ -101,6 +101,17 @@ impl Bucketer {
         self.asking(format!("{}.probe", self.salt))
     }
 
+    /// The bucketing of which answers are compared, independent of the arm's: salt `<salt>.diff`; native or keyed as a cohort's
+    /// share is.
+    pub fn diff_share(&self) -> Bucketer {
+        self.asking(format!("{}.diff", self.salt))
+    }
+
+    /// The bucketing of which of those requests stable answers twice: salt `<salt>.noise`; native or keyed as a cohort's share is.
+    pub fn noise_share(&self) -> Bucketer {
+        self.asking(format!("{}.noise", self.salt))
+    }
+
     fn asking(&self, salt: String) -> Bucketer {
         let mut question = Bucketer::native(salt);
         if let Scheme::SipHash(secret) = self.scheme {

@@ -26,6 +26,8 @@ use value::Value;
 pub struct Rules {
     /// Relative difference up to which two numbers are equal: |a - b| <= tolerance x max(|a|, |b|).
     pub tolerance: f64,
+    /// Difference up to which two numbers are equal, whatever their size.
+    pub absolute: f64,
     /// The share of samples that may differ, in parts of one.
     pub max_diff_rate: f64,
     /// What is not compared.

@@ -20,6 +20,7 @@ mod chaos_storm;
 mod commands;
 mod counts;
 mod crossing;
+mod diff;
 mod fallback;
 mod headers;
 mod health;

@@ -25,7 +25,7 @@ section! {
         /// Headers kept although they identify somebody: `authorization`, `cookie`.
         keep_headers: [optional] Vec<Spot<String>> = "[]",
         /// Comparison of the answers.
-        diff: [later "answers are not compared"] Diff,
+        diff: [optional] Diff,
     }
 }
 
@@ -36,10 +36,14 @@ section! {
         share: [optional] Weight = "10%",
         /// Relative difference under which two numbers are equal.
         tolerance: [optional] f64 = "0.0",
+        /// Difference under which two numbers are equal, whatever their size.
+        absolute_tolerance: [optional] f64 = "0.0",
         /// Share of samples that may differ. Default: `tolerance`.
         max_diff_rate: [optional] Weight,
         /// What is not compared: JSON pointers with `*`, or `header:NAME`.
         ignore: [optional] Vec<Spot<String>> = "[]",
+        /// What is compared and never shown, in the same form.
+        redact: [optional] Vec<Spot<String>> = "[]",
         /// Share of samples that measure how much stable differs from itself.
         noise: [optional] Weight = "0%",
         /// Longest body that is compared.

@@ -33,7 +33,7 @@ fn the_sample_of_the_contract_passes() {
 }
 
 #[test]
-fn every_plan_passes_with_nothing_to_say_but_what_is_not_carried_out() {
+fn every_plan_passes_with_nothing_to_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/plans");
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let plans: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
@@ -41,10 +41,7 @@ fn every_plan_passes_with_nothing_to_say_but_what_is_not_carried_out() {
     for plan in plans {
         let loaded = load(&plan, &[], &mut UserFiles::default());
         let loaded = loaded.unwrap_or_else(|problems| panic!("{}", lines(&problems)));
-        let known = ["answers are not compared"];
-        for warning in loaded.warnings {
-            assert!(known.iter().any(|part| warning.message.contains(part)), "{warning}");
-        }
+        assert_eq!(lines(&loaded.warnings), "");
         assert!(loaded.config.rollouts.iter().any(|rollout| !rollout.plan.stages.list.is_empty()));
     }
 }

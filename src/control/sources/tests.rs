@@ -50,6 +50,7 @@ struct World {
     collector: Collector,
     queries: Queries,
     own: Own,
+    compared: Compared,
     trips: BTreeMap<Arc<str>, u64>,
     now: Time,
 }
@@ -76,7 +77,17 @@ impl World {
         let now = at(100);
         let (queries, own) = (Queries::new(Clock::manual()), Own::new(now));
         let trips = BTreeMap::from([("chat".into(), 0)]);
-        let mut world = World { config, registry, snapshot, collector: Collector::default(), queries, own, trips, now };
+        let mut world = World {
+            config,
+            registry,
+            snapshot,
+            collector: Collector::default(),
+            queries,
+            own,
+            compared: Compared::default(),
+            trips,
+            now,
+        };
         world.collect();
         world
     }
@@ -108,7 +119,15 @@ impl World {
     }
 
     fn sources(&self) -> Sources<'_> {
-        Sources::new(&self.collector, &self.queries, &self.own, &self.config, self.trips.clone(), self.now)
+        Sources::new(
+            &self.collector,
+            &self.queries,
+            &self.own,
+            &self.compared,
+            &self.config,
+            self.trips.clone(),
+            self.now,
+        )
     }
 
     fn reading(&self, quantity: &str, span: Span) -> Reading {
@@ -243,7 +262,7 @@ fn without_requests_there_is_no_data_of_anything() {
     for mirrored in ["shadow.error_rate", "shadow.p95"] {
         world.expect_nothing(mirrored, "no copies");
     }
-    world.expect_nothing("shadow.diff_rate", "nothing is compared yet");
+    world.expect_nothing("shadow.diff_rate", "answers are not compared");
     world.expect_nothing("query.memory", "there is no such query");
     world.expect_nothing("weir.memory", "this system does not say");
     world.expect_nothing("weir.cpu", "this system does not say");

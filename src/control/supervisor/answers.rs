@@ -159,6 +159,7 @@ impl Supervisor {
         let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);
         text.push_str(&exposition::sources(&self.queries, &self.own, self.clock.now()));
         text.extend(self.archive.as_ref().map(|archive| exposition::history(archive.tally())));
+        text.push_str(&exposition::diffs(&self.publisher.registry, &self.compared.totals()));
         text.push_str(&exposition::upstreams(&self.upstreams()));
         text.push_str(&self.facade.render());
         text

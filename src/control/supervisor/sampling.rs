@@ -85,6 +85,7 @@ impl Supervisor {
             self.sampling.ended.drain(..too_many);
             self.collector.mark(&name, now);
             self.own.mark(&name, now);
+            self.compared.mark(&name, now);
         }
     }
 

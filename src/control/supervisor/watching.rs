@@ -53,7 +53,7 @@ impl Supervisor {
             watched.then(|| (Arc::clone(&standing.plan.name), u64::from(standing.saved.breaker.trips)))
         };
         let trips = self.engine.standings().filter_map(trips).collect();
-        Sources::new(&self.collector, &self.queries, &self.own, config, trips, now)
+        Sources::new(&self.collector, &self.queries, &self.own, &self.compared, config, trips, now)
     }
 
     /// Gates and triggers of a rollout on one cohort's own numbers.

@@ -90,6 +90,8 @@ fn numbers_are_equal_within_the_tolerance_and_exact_without_one() {
     assert_eq!(told("[18446744073709551615]", "[18446744073709551614]", &rules()).len(), 1);
     assert_eq!(told("[1e300]", "[-1e300]", &Rules { tolerance: 1.9, ..rules() }).len(), 1, "as far apart as can be");
     assert_eq!(told("[5e-324]", "[0]", &tolerant).len(), 1);
+    let close = Rules { absolute: 0.01, ..rules() };
+    assert_eq!(told("[0, 1000]", "[0.01, 1000.5]", &close), ["number /1 1000 1000.5"]);
     let found = between(&json("{\"n\": 1000}"), &json("{\"n\": 996}"), &tolerant);
     let hits = found.fields.values().next().unwrap();
     assert!((hits.largest.size - 0.004).abs() < 1e-12, "what is tolerated is told with its size all the same");

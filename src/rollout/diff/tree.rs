@@ -32,6 +32,7 @@ impl<'a> Walk<'a, '_> {
             (Value::List(ours), Value::List(theirs)) => self.lists(ours, theirs),
             (Value::Number(a), Value::Number(b)) => match a.distance(*b) {
                 0.0 => {}
+                _ if a.apart(*b) <= self.rules.absolute => {}
                 size => self.tell(Class::Number, first, second, size),
             },
             _ if std::mem::discriminant(first) != std::mem::discriminant(second) => {

@@ -105,6 +105,14 @@ impl Number {
         (a / larger - b / larger).abs().max(f64::MIN_POSITIVE)
     }
 
+    /// |a - b|.
+    pub fn apart(self, other: Number) -> f64 {
+        match (self, other) {
+            (Number::Whole(a), Number::Whole(b)) => a.abs_diff(b) as f64,
+            _ => (self.approximate() - other.approximate()).abs(),
+        }
+    }
+
     /// An order of all numbers.
     pub fn order(self, other: Number) -> Ordering {
         match (self, other) {

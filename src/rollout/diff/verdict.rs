@@ -77,8 +77,10 @@ pub struct Judgement {
     pub rate: f64,
     /// Its bounds, each wrong in at most 5 % of all cases.
     pub bounds: (f64, f64),
-    /// The fields that differ, the worst first.
+    /// The fields that differ, the worst first, at most `FIELDS_TOLD_MAX`.
     pub fields: Vec<FieldJudgement>,
+    /// How many fields differ, also those that are not listed.
+    pub fields_in_all: usize,
     /// How often numbers differed by how much, noise left out: upper edges of relative size with counts; the last edge is
     /// the largest size there is.
     pub sizes: Vec<(f64, u64)>,
@@ -132,15 +134,32 @@ pub fn judge(samples: &Samples, limits: Limits) -> Judgement {
     let bounds = bounds(differing, noise);
     let (verdict, reason) = verdict(differing, noise, rate, bounds, limits);
     let mut fields: Vec<FieldJudgement> =
-        chosen.fields.iter().map(|(id, counts)| field(samples, *id, counts, &masked, limits)).collect();
+        chosen.fields.iter().map(|(id, counts)| field(samples, *id, counts, &masked)).collect();
     fields.sort_by(|one, other| {
         (other.rate.total_cmp(&one.rate))
             .then(other.canary.hits.cmp(&one.canary.hits))
             .then(one.field.cmp(&other.field))
     });
+    let fields_in_all = fields.len();
+    fields.truncate(FIELDS_TOLD_MAX);
+    for told in fields.iter_mut().filter(|told| !told.is_noise && told.rate > limits.max_diff_rate) {
+        told.fails = self::bounds(told.canary, told.noise).0 > limits.max_diff_rate;
+    }
     let (sizes, without_size) = chosen.sizes(&masked);
     let differing_at_all = chosen.differing(&[]).0.hits;
-    Judgement { verdict, reason, differing, differing_at_all, noise, rate, bounds, fields, sizes, without_size }
+    Judgement {
+        verdict,
+        reason,
+        differing,
+        differing_at_all,
+        noise,
+        rate,
+        bounds,
+        fields,
+        fields_in_all,
+        sizes,
+        without_size,
+    }
 }
 
 /// How many samples of the stage there are, and how many of noise.
@@ -219,7 +238,7 @@ impl<'a> Chosen<'a> {
     }
 }
 
-fn field(samples: &Samples, id: u16, shares: &[Share; 2], masked: &[u16], limits: Limits) -> FieldJudgement {
+fn field(samples: &Samples, id: u16, shares: &[Share; 2], masked: &[u16]) -> FieldJudgement {
     let [canary, noise] = *shares;
     let is_noise = masked.binary_search(&id).is_ok();
     let known = samples.fields().get(usize::from(id)).filter(|_| id != OTHERS);
@@ -230,7 +249,7 @@ fn field(samples: &Samples, id: u16, shares: &[Share; 2], masked: &[u16], limits
         noise,
         rate: if is_noise { 0.0 } else { corrected(canary.rate(), noise.rate()) },
         is_noise,
-        fails: !is_noise && bounds(canary, noise).0 > limits.max_diff_rate,
+        fails: false,
         outlier: known.and_then(|known| known.outlier.clone()),
     }
 }
@@ -289,6 +308,8 @@ pub fn percent(share: f64) -> String {
     if percent == 0.0 || percent >= 10.0 { format!("{percent:.0}%") } else { format!("{percent:.2}%") }
 }
 
+/// Fields that are told of.
+pub const FIELDS_TOLD_MAX: usize = 50;
 /// How often a verdict may be `fail` although the limit is kept.
 const ALPHA: f64 = 0.05;
 /// How often noise may be taken for a difference, over all noisy fields together.

@@ -3,6 +3,7 @@
 mod arms;
 mod breaker;
 mod cohorts;
+mod diff;
 mod hash;
 mod shadow;
 mod units;
@@ -68,6 +69,7 @@ fn rollout(
             exact(&format!("{key}.stages[{index}].weight"), spot, &bucketer, raw, context);
         }
     }
+    let diff = diff::diff(&key, raw, &bucketer, context);
     let known = root.rollouts.as_ref().map(|map| map.value.as_slice()).unwrap_or_default();
     let requires = raw.requires.as_ref();
     let is = |spot: &Option<Spot<bool>>, usual: bool| spot.as_ref().map_or(usual, |spot| spot.value);
@@ -94,6 +96,7 @@ fn rollout(
         fallback_by_key: breaker::by_key(raw),
         close_streams: close_streams(&key, raw, context),
         shadow: shadow::shadow(&key, raw, context),
+        diff,
     }
 }
 
