@@ -10,6 +10,7 @@ mod mistakes;
 mod notify;
 mod overrides;
 mod plans;
+mod shadow;
 mod sources;
 mod tables;
 
