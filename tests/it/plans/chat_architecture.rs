@@ -50,7 +50,8 @@ fn cases() -> Vec<Case> {
         one("error-rate-spike", "public-50", some(What::Cut), RollsBack),
         one("p99-response-time", "public-50", some(What::Slow(700)), RollsBack),
         one("memory-leak", "beta", Fault::Query("memory", 81e6), RollsBack),
-        one("http-5xx", "public-50", some(What::Status(503)), RollsBack),
+        // At once, while half a percent of failures would have to last for a second.
+        Case { scale: Some(300), ..one("http-5xx", "public-50", Fault::Canary("/", 8, What::Status(503)), RollsBack) },
         one("unavailable", "public-50", Fault::Unhealthy, RollsBack),
         one("limited-rollout-errors", "public-10", some(What::Cut), RollsBack),
         // One of at least 200: more than 0.2 %, and not more than 0.5 %.

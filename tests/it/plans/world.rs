@@ -191,8 +191,12 @@ impl World {
     pub async fn reach(&self, rollout: &str, stage: &str) {
         self.until(&format!("{rollout} in {stage}"), async || {
             let view = self.view(rollout).await;
-            if view["stage"]["name"] == stage && view["state"] == "running" {
-                return Some(());
+            if view["stage"]["name"] == stage {
+                // A machine that was slow for a moment may have made it stand still.
+                if view["state"] == "paused" {
+                    self.say(rollout, "resume", json!({ "reason": "to try what comes then" })).await;
+                }
+                return (view["state"] == "running").then_some(());
             }
             // The baseline is the first stage's record.
             let known = view["arms"]["stable"]["requests"].as_u64() >= Some(RECORDED_REQUESTS);
