@@ -178,6 +178,7 @@ impl Oracle {
     pub fn after(&mut self, engine: &Engine, cause: &Cause<'_>, met: &mut Met) {
         let (before, told) = (std::mem::take(&mut self.before), std::mem::take(&mut self.told));
         let mut present: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut judged = Vec::new();
         for (name, is) in engine.standings().map(Seen::of) {
             let plan = engine.standing(&name).expect("it is there").plan;
             present.insert(Arc::clone(&name));
@@ -217,6 +218,10 @@ impl Oracle {
                 Cause::Reload => {}
                 _ => assert!(!forwards, "nothing else moves a rollout forwards: {was:?} -> {is:?}"),
             }
+            judged.push((name, was, is, plan, forwards));
+        }
+        // Not before all are judged: what was remembered of one is why another moved.
+        for (name, was, is, plan, forwards) in judged {
             self.remembers(&name, was, &is, plan, forwards, cause);
         }
         if matches!(cause, Cause::Reload) {
