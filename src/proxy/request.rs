@@ -18,7 +18,7 @@ use super::admission::Admitted;
 use super::asked::{Asked, Role};
 use super::attempt::Way;
 use super::body::{Body, Flow};
-use super::compare::Whose;
+use super::compare::{Meeting, Whose};
 use super::conn::Client;
 use super::fallback::{Miss, Sent, Sequel, Standby, second};
 use super::forward::{Answer, Unanswered, send};
@@ -129,18 +129,16 @@ impl Exchange<'_> {
         let routed = Routed { route, index, host, trusted, websocket };
         let rewrite = self.rewrite(&routed, &decisions, Role::Primary);
 
-        let mut meeting = None;
-        let (sent, failed) = match target {
-            Target::Fixed(answer) => (Ok(fixed(answer, &self.parts.method)), None),
-            Target::Nowhere => (Err(NOWHERE), None),
+        let (sent, failed, meeting) = match target {
+            Target::Fixed(answer) => (Ok(fixed(answer, &self.parts.method)), None, None),
+            Target::Nowhere => (Err(NOWHERE), None, None),
             Target::Upstream(upstream) => {
                 let standby = Standby::of(self.adopted, route, &decisions, self.parts, self.started);
                 let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
-                let (body, met) = shadow::mirror(self, &routed, &decisions, &asker, body);
-                meeting = met;
+                let (body, meeting) = shadow::mirror(self, &routed, &decisions, &asker, body);
                 let sent = self.send(upstream, &rewrite, body).await;
                 let failed = standby.filter(|standby| standby.is_failure(self.adopted, &sent));
-                (sent, failed.map(|standby| (standby, again)))
+                (sent, failed.map(|standby| (standby, again)), meeting)
             }
         };
         let sent = match failed {
@@ -159,10 +157,7 @@ impl Exchange<'_> {
                 self.client.switch(Tunnel::new(upstream, observation, snapshot.limits.stream_idle));
                 Body::empty()
             }
-            flow => {
-                let capture = meeting.and_then(|met| met.gather(Whose::Client, answer.status, &answer.headers));
-                Body::observed(flow, observation, &answer.headers).captured(capture)
-            }
+            flow => observed(flow, observation, meeting, (answer.status, &answer.headers)),
         };
         let mut response = Response::new(body);
         *response.status_mut() = answer.status;
@@ -305,6 +300,17 @@ pub enum Target<'a> {
     Upstream(usize),
     /// Nowhere, and there is no answer.
     Nowhere,
+}
+
+/// The body of an answer with that head, copied while it passes where it is to be compared.
+fn observed(
+    flow: Flow,
+    observation: Box<Observation>,
+    meeting: Option<Rc<Meeting>>,
+    (status, headers): (StatusCode, &HeaderMap),
+) -> Body {
+    let capture = meeting.and_then(|meeting| meeting.gather(Whose::Client, status, headers));
+    Body::observed(flow, observation, headers).captured(capture)
 }
 
 /// The chosen arm of the rollout that chooses, else the route's own upstream.
