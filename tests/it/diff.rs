@@ -99,7 +99,7 @@ async fn answers_that_say_the_same_pass_whatever_their_order_and_their_noise() {
     counted(&weir, "different", 40).await;
     let (code, out, err) = run(&weir, "diff chat --samples 40 --timeout 5s").await;
     assert_eq!(code, 0, "{out}{err}");
-    let (code, out, _) = run(&weir, "diff chat --samples 41 --timeout 0s -o json").await;
+    let (code, out, _) = run(&weir, "diff chat --samples 41 --timeout 100ms -o json").await;
     let view: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, view["verdict"].as_str()), (1, Some("not_enough_data")), "{view}");
     weir.stop().await;
@@ -109,10 +109,10 @@ async fn answers_that_say_the_same_pass_whatever_their_order_and_their_noise() {
 async fn without_a_comparison_there_is_no_verdict_and_it_says_why() {
     let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
     let weir = Weir::start(&Config::split(&legacy, &new)).await;
-    let (code, _, err) = run(&weir, "diff chat --timeout 0s").await;
+    let (code, _, err) = run(&weir, "diff chat --timeout 100ms").await;
     assert_eq!(code, 1, "{err}");
     assert!(err.contains("it has no `shadow.diff`"), "{err}");
-    let (code, _, err) = run(&weir, "diff caht --timeout 0s").await;
+    let (code, _, err) = run(&weir, "diff caht --timeout 100ms").await;
     assert_eq!(code, 2, "{err}");
     assert!(err.contains("chat"), "{err}");
     weir.stop().await;
