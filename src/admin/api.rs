@@ -6,7 +6,7 @@ use super::body::{Fields, Query};
 use super::failure::Failure;
 use super::health;
 use super::question::Question;
-use super::{report, signal, steer, view};
+use super::{baseline, report, signal, steer, view};
 use crate::config::hint;
 use crate::control::{Denied, Handle};
 use crate::rollout::assign::UnitAsker;
@@ -36,6 +36,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts/{name}", get(rollout))
         .route("/api/v1/rollouts/{name}/explain", get(explain))
         .route("/api/v1/rollouts/{name}/validate", get(steer::validate))
+        .route("/api/v1/rollouts/{name}/baseline", get(baseline::get).post(baseline::post))
         .route("/api/v1/rollouts/{name}/incidents", get(incidents))
         .route("/api/v1/rollouts/{name}/report", get(report))
         .route("/api/v1/rollouts/{name}/diff", get(diff))

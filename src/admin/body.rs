@@ -44,6 +44,15 @@ impl Fields {
         }
     }
 
+    /// An object; absent and `null` are the same.
+    pub fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, Failure> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object)),
+            Some(_) => Err(Failure::field(name, format!("`{name}` must be an object"))),
+        }
+    }
+
     /// A whole number from 1 to `max`, or `default` if it is absent.
     pub fn count(&mut self, name: &str, default: u64, max: u64) -> Result<u64, Failure> {
         match self.take(name) {

@@ -6,6 +6,7 @@
 
 mod api;
 mod auth;
+pub mod baseline;
 mod body;
 mod chart;
 mod failure;

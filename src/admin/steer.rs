@@ -73,4 +73,5 @@ fn not_for_cohorts(command: &Command) -> Failure {
 }
 
 /// The last words of a rollout's path that take a POST.
-const COMMANDS: &[&str] = &["pause", "resume", "promote", "rollback", "approve", "kill", "revive", "weight"];
+const COMMANDS: &[&str] =
+    &["pause", "resume", "promote", "rollback", "approve", "kill", "revive", "weight", "baseline"];

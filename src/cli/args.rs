@@ -11,7 +11,7 @@ mod diff;
 mod plan;
 
 pub use diff::Diff;
-pub use plan::{Health, Promote, Rollback, Steer, Validate};
+pub use plan::{Baseline, Health, Promote, Rollback, Steer, Validate};
 
 /// A proxy that carries out a rollout plan: it divides requests between `stable` and `canary` and measures both.
 #[derive(Debug, Parser)]
@@ -93,6 +93,9 @@ pub enum Verb {
     /// Watch gates and triggers for a while; stop at the first that fails or fires
     #[command(after_help = plan::HEALTH_HELP)]
     Health(Health),
+    /// Show what criteria compare with as `baseline`, or capture, set or import it
+    #[command(after_help = plan::BASELINE_HELP)]
+    Baseline(Baseline),
     /// Stop the clock of a plan's stage; traffic stays as it is
     #[command(after_help = "Example:  weir pause chat --reason 'holidays'")]
     Pause(Steer),
@@ -451,6 +454,11 @@ fn hint(error: UnitError) -> String {
     }
 }
 
+fn named(text: &str) -> Result<(String, String), String> {
+    let wrong = "give a value as \"NAME=VALUE\", e.g. \"stable p95=150ms\"";
+    pair(text, '=').filter(|(_, value)| !value.is_empty()).ok_or_else(|| wrong.to_owned())
+}
+
 fn arm(text: &str) -> Result<Arm, String> {
     Arm::from_name(text).ok_or_else(|| "the arms are `stable` and `canary`".to_owned())
 }
@@ -564,6 +572,11 @@ mod tests {
             "weir status chat --timeout 1h",
             "weir health chat",
             "weir health chat --duration 0s",
+            "weir baseline",
+            "weir baseline chat --set p95",
+            "weir baseline chat --set p95=",
+            "weir baseline chat --capture --set stable.p95=1s",
+            "weir baseline chat --capture --import x.json",
             "weir events --since 1 --limit 2",
             "weir report",
             "weir report chat --format pdf",

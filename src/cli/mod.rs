@@ -6,6 +6,7 @@
 pub mod serve;
 
 mod args;
+mod baseline;
 mod bucket;
 mod check;
 mod client;
@@ -83,6 +84,7 @@ fn dispatch(console: &mut Console, cli: &Cli) -> Outcome {
         Verb::Weight(arguments) => operate::weight(console, global, arguments),
         Verb::Validate(arguments) => validate::run(console, global, arguments),
         Verb::Health(arguments) => health::run(console, global, arguments),
+        Verb::Baseline(arguments) => baseline::run(console, global, arguments),
         Verb::Pause(arguments) => steer::pause(console, global, arguments),
         Verb::Resume(arguments) => steer::resume(console, global, arguments),
         Verb::Promote(arguments) => steer::promote(console, global, arguments),

@@ -6,7 +6,7 @@ use super::reload::{Hands, Judged};
 use super::resolve::{ASK_EVERY, Answer};
 use super::signals::{Counted, Posting};
 use super::watch::LOOK_EVERY;
-use super::{Denied, Origin, Reloaded};
+use super::{Baselines, Denied, Origin, Rebase, Reloaded};
 use crate::rollout::course::Narrowed;
 use crate::rollout::engine::Input;
 use crate::rollout::incident::IncidentRecord;
@@ -31,6 +31,10 @@ pub enum Command {
     Validate { rollout: String, cohort: Option<String>, reply: oneshot::Sender<Validated> },
     /// Gates and triggers on one cohort's own numbers.
     Narrowed { rollout: String, cohort: String, reply: oneshot::Sender<Result<Narrowed, Denied>> },
+    /// What was recorded of a rollout.
+    Baselines { rollout: String, reply: oneshot::Sender<Result<Baselines, Denied>> },
+    /// Another baseline.
+    Rebase { rollout: String, change: Rebase, origin: Origin, reply: oneshot::Sender<Result<Baselines, Denied>> },
     /// How every rollout stands.
     Rollouts { window: Duration, reply: oneshot::Sender<Vec<RolloutReport>> },
     /// How the endpoints of every upstream do.

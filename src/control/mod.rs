@@ -87,6 +87,26 @@ pub struct Reloaded {
     pub needs_restart: Vec<String>,
 }
 
+/// What was recorded of a rollout.
+#[derive(Clone, Debug, Default)]
+pub struct Baselines {
+    /// By stage; the baseline is under the empty name.
+    pub captures: course::Captures,
+    /// What makes a change of it doubtful.
+    pub warnings: Vec<String>,
+}
+
+/// Where another baseline comes from.
+#[derive(Clone, Debug)]
+pub enum Rebase {
+    /// What the present stage measured so far; what it did not measure stays.
+    Capture,
+    /// Some values; the others stay.
+    Set(course::Captured),
+    /// All values; none stays.
+    Import(course::Captured),
+}
+
 /// How ready the process is, for `/readyz`.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
@@ -132,6 +152,21 @@ impl Handle {
     pub async fn narrowed(&self, rollout: &str, cohort: &str) -> Result<course::Narrowed, Denied> {
         let (rollout, cohort) = (rollout.to_owned(), cohort.to_owned());
         self.ask(ANSWER_WITHIN, |reply| Command::Narrowed { rollout, cohort, reply }).await?
+    }
+
+    /// What was recorded of a rollout: its baseline and its stages.
+    pub async fn baselines(&self, rollout: &str) -> Result<Baselines, Denied> {
+        let rollout = rollout.to_owned();
+        self.ask(ANSWER_WITHIN, |reply| Command::Baselines { rollout, reply }).await?
+    }
+
+    /// Changes the baseline, and says what is recorded then.
+    ///
+    /// # Errors
+    /// `Conflict` if there is nothing to capture, `Invalid` for values of what the config does not know.
+    pub async fn rebase(&self, rollout: &str, change: Rebase, origin: Origin) -> Result<Baselines, Denied> {
+        let (rollout, origin) = (rollout.to_owned(), named(origin));
+        self.ask(ANSWER_WITHIN, |reply| Command::Rebase { rollout, change, origin, reply }).await?
     }
 
     /// How the endpoints of every upstream do; in config order.

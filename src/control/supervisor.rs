@@ -40,6 +40,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 mod answers;
+mod baselines;
 mod incidents;
 mod looking;
 mod reloading;

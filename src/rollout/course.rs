@@ -19,6 +19,7 @@ mod narrowed;
 mod passage;
 mod readings;
 mod recheck;
+pub mod recorded;
 #[cfg(test)]
 mod tests;
 mod watched;

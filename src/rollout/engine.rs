@@ -90,6 +90,17 @@ pub enum Input {
         /// Who asked.
         origin: Origin,
     },
+    /// A person, or what was measured so far, says what criteria compare with.
+    Baseline {
+        /// The rollout.
+        rollout: String,
+        /// The values.
+        captured: Captured,
+        /// Whether they take the place of all that is there; otherwise only of what they name.
+        replace: bool,
+        /// Who asked.
+        origin: Origin,
+    },
     /// Switches one cohort off.
     CohortKill {
         /// The rollout.
@@ -281,6 +292,9 @@ impl Engine {
             Input::Command { rollout, command, origin } => {
                 let has_finished = |after: &After| self.has_finished(after);
                 walk::command(&self.named(&rollout)?, &command, self.wall, &has_finished, &origin)?
+            }
+            Input::Baseline { rollout, captured, replace, origin } => {
+                walk::baseline(&self.named(&rollout)?, captured, replace, origin)?
             }
             Input::CohortKill { rollout, cohort, origin } => {
                 step::cohort(&self.named(&rollout)?, &cohort, true, origin)?

@@ -14,6 +14,8 @@ use std::time::Duration;
 /// How often the time that a stage has served is written down when nothing else is.
 pub const SERVED_SAVED_EVERY: Duration = Duration::from_secs(10);
 
+/// More than any plan asks for.
+const BASELINE_VALUES_MAX: usize = 1000;
 /// Who moves a rollout by its plan.
 const ACTOR: &str = "plan";
 /// Why a rollout goes further back than it was to.
@@ -41,23 +43,10 @@ pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
         let captured = old.runtime.record.clone();
         if ended.becomes_baseline && !captured.values.is_empty() {
             let reason = format!("recorded at the end of stage `{}`", ended.stage);
-            entries.push(Entry {
-                rollout: Some(Arc::clone(&rollout)),
-                kind: Kind::Baseline,
-                origin: origin(reason),
-                old: Facts::None,
-                new: Facts::None,
-                to: None,
-                trigger: None,
-            });
+            entries.push(of_baseline(&rollout, origin(reason)));
             // What had no data, as stable has none once everything is on the canary, keeps the value that was recorded last.
-            let mut values = old.runtime.captures.get("").map(|before| before.values.clone()).unwrap_or_default();
-            values.extend(captured.values.clone());
-            saves.push(Save::Captured {
-                rollout: Arc::clone(&rollout),
-                stage: "".into(),
-                captured: Captured { values },
-            });
+            let captured = over_present(old, captured.clone());
+            saves.push(Save::Captured { rollout: Arc::clone(&rollout), stage: "".into(), captured });
         }
         saves.push(Save::Captured { rollout: Arc::clone(&rollout), stage: ended.stage, captured });
     }
@@ -66,6 +55,43 @@ pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
         saves.push(Save::Rollout { rollout, saved: saved.clone() });
     }
     Step { exposes, publishes, saves, entries, ..Step::default() }
+}
+
+/// The step that changes what criteria compare with, in addition to what is there or in place of it. It moves nothing itself: the
+/// next look at the plan compares with it.
+///
+/// # Errors
+/// `Conflict` if there is nothing to record, or more than any plan asks for.
+pub fn baseline(old: &Standing<'_>, captured: Captured, replace: bool, origin: Origin) -> Result<Step, Refused> {
+    let rollout = Arc::clone(&old.plan.name);
+    if captured.values.is_empty() {
+        return Err(Refused::Conflict(format!("there is nothing to record for rollout `{rollout}`")));
+    }
+    let captured = if replace { captured } else { over_present(old, captured) };
+    if captured.values.len() > BASELINE_VALUES_MAX {
+        return Err(Refused::Conflict(format!("a baseline holds at most {BASELINE_VALUES_MAX} values")));
+    }
+    let entries = vec![of_baseline(&rollout, origin)];
+    Ok(Step { saves: vec![Save::Captured { rollout, stage: "".into(), captured }], entries, ..Step::default() })
+}
+
+fn of_baseline(rollout: &Arc<str>, origin: Origin) -> Entry {
+    Entry {
+        rollout: Some(Arc::clone(rollout)),
+        kind: Kind::Baseline,
+        origin,
+        old: Facts::None,
+        new: Facts::None,
+        to: None,
+        trigger: None,
+    }
+}
+
+/// The present baseline with these values over it.
+fn over_present(old: &Standing<'_>, captured: Captured) -> Captured {
+    let mut values = old.runtime.captures.get("").map(|before| before.values.clone()).unwrap_or_default();
+    values.extend(captured.values);
+    Captured { values }
 }
 
 /// The step that a person's command asks for.

@@ -368,3 +368,87 @@ async fn health_is_no_as_soon_as_a_gate_fails_or_the_rollout_stops() {
     assert_eq!(run(&weir, "health chat --cohort nobody --duration 1s").await.code, 2);
     weir.stop().await;
 }
+
+#[tokio::test]
+async fn a_baseline_by_command_is_what_gates_compare_with_and_outlives_a_restart() {
+    const COMPARED: &str = r#"
+[[rollouts.chat.stages]]
+name = "half"
+weight = "50%"
+min_duration = "1h"
+gates = [{ when = "p95 < 1.1 * baseline", min_requests = 1 }]
+[[rollouts.chat.stages]]
+name = "full"
+weight = "100%"
+"#;
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let weir = Weir::start(&Config::split(&legacy, &new).weight("100%").tables(COMPARED)).await;
+    in_stage(&weir, "half").await;
+    assert_eq!(said(&weir, "baseline chat").await, "chat: no baseline\n");
+    let ran = run(&weir, "baseline chat --capture").await;
+    assert!(
+        ran.code == 1 && ran.err.contains("nothing has been measured of rollout `chat` in stage `half`"),
+        "{ran:?}"
+    );
+    for (line, says) in [
+        ("baseline chta", "did you mean `chat`?"),
+        ("baseline chat --set stable.p96=1ms", "p96"),
+        ("baseline chat --set stable.p95=1MB", "a time"),
+        ("baseline chat --set stable.p95", "NAME=VALUE"),
+        ("baseline chat --import /dev/null", "no JSON"),
+    ] {
+        let ran = run(&weir, line).await;
+        assert!(ran.code == 2 && ran.err.contains(says), "{line}: {ran:?}");
+    }
+    assert!((20..80).contains(&on_canary(&weir).await), "both arms are asked");
+    judged_in(&weir, "wait", "no baseline").await;
+
+    let set = said(&weir, "baseline chat --set stable.p95=1h --set stable.error_rate=0.05% --reason legacy").await;
+    assert!(
+        set.contains("\nerror_rate    0.05%  by hand  ") && set.contains("\np95         3600.0s  by hand  "),
+        "{set}"
+    );
+    judged_in(&weir, "pass", "baseline").await;
+    said(&weir, "baseline chat --set stable.p95=1us").await;
+    judged_in(&weir, "fail", "baseline").await;
+    let by_hand = weir.view(&format!("{CHAT}/baseline")).await;
+    assert_eq!(by_hand["baseline"]["stable"]["p95"], json!({"value": 0.001, "unit": "ms", "samples": 0}));
+
+    let weir = weir.restart().await;
+    assert_eq!(weir.view(&format!("{CHAT}/baseline")).await, by_hand);
+    on_canary(&weir).await;
+    judged_in(&weir, "fail", "baseline").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("chat.json");
+    std::fs::write(&file, said(&weir, "baseline chat -o json").await).expect("a file");
+    let ran = run(&weir, "baseline chat --capture --reason quiet").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("\np95 ") && !ran.out.contains("by hand"), "{}", ran.out);
+    let captured = weir.view(&format!("{CHAT}/baseline")).await;
+    assert!(captured["baseline"]["stable"]["p95"]["samples"].as_u64() > Some(0), "{captured}");
+    assert!(captured["baseline"]["canary"]["error_rate"]["samples"].as_u64() > Some(0), "{captured}");
+    said(&weir, &format!("baseline chat --import {}", file.display())).await;
+    assert_eq!(weir.view(&format!("{CHAT}/baseline")).await, by_hand, "what was captured is gone");
+    let trail = weir.view("/api/v1/events?since=0").await;
+    let told = trail["events"].as_array().expect("a list").iter().filter(|event| event["kind"] == "baseline");
+    let told: Vec<&Value> = told.collect();
+    let reasons: Vec<&str> = told.iter().filter_map(|event| event["reason"].as_str()).collect();
+    let expected = [
+        "legacy (set: stable error_rate, stable p95)",
+        "set: stable p95",
+        "quiet (captured)",
+        "imported: stable error_rate, stable p95",
+    ];
+    assert_eq!(reasons, expected);
+    assert!(told.iter().all(|event| event["actor"] == "ana" && event["numbers"].is_object()), "{told:?}");
+    weir.stop().await;
+}
+
+/// The only gate has that verdict, and its line says that.
+async fn judged_in(weir: &Weir, verdict: &str, says: &str) {
+    eventually(verdict, async || {
+        let gate = weir.view(CHAT).await["gates"][0].clone();
+        (gate["verdict"] == verdict && gate["reason"].as_str()?.contains(says)).then_some(())
+    })
+    .await;
+}

@@ -135,3 +135,67 @@ async fn a_rollout_shows_its_plan() {
     assert_eq!(view["stages"][2], third, "under a ceiling of 0 %");
     assert_eq!(view["stages"][0]["cohorts"], json!(["internal"]));
 }
+
+#[tokio::test]
+async fn a_baseline_is_set_and_imported_and_every_mistake_named() {
+    let site = site().await;
+    let path = "/api/v1/rollouts/chat/baseline";
+    let none = site.get(path).await.json();
+    assert_eq!(none, json!({"rollout": "chat", "baseline": null, "stages": {}, "warnings": []}));
+    for (body, status, field, says) in [
+        (r#"{"set": {"stable p96": "150ms"}}"#, 400, json!("set"), "`stable p96`: "),
+        (r#"{"set": {"stable p95": "150MB"}}"#, 400, json!("set"), "a time"),
+        (r#"{"set": {"stable p95": 150}}"#, 400, json!("set"), "with its unit"),
+        (r#"{"set": {"p95": "150ms"}}"#, 400, json!("set"), "`stable p95` or `canary p95`"),
+        (r#"{"set": {"query.memory": "30MB"}}"#, 400, json!("set"), "there is no query `memory`"),
+        (r#"{"set": {"stable p95{cohort:internl}": "1ms"}}"#, 400, json!("set"), "did you mean `internal`"),
+        (r#"{"set": {}}"#, 400, json!("set"), "holds no values"),
+        (r#"{"set": "stable p95"}"#, 400, json!("set"), "object"),
+        (r#"{"import": {"rollout": "chat", "baseline": null}}"#, 400, json!("import"), "no values"),
+        (r#"{"import": {"baseline": {"stabel": {}}}}"#, 400, json!("import"), "stabel"),
+        (r#"{"import": {"baseline": {"stable": {"p95": {"value": 1, "unit": "s"}}}}}"#, 400, json!("import"), "as ms"),
+        (r#"{"import": {"baseline": {"stable": {"p95": {"samples": 1}}}}}"#, 400, json!("import"), "value"),
+        (r#"{"capture": true, "set": {"stable p95": "1ms"}}"#, 400, json!("capture"), "one of"),
+        ("{}", 400, json!("capture"), "one of"),
+        (r#"{"captrue": true}"#, 400, json!("captrue"), "not a field"),
+        (r#"{"capture": true}"#, 409, json!(null), "nothing has been measured of rollout `chat` in stage `team` yet"),
+    ] {
+        let answer = site.post(path, body).await;
+        let form = answer.json();
+        assert_eq!((answer.status, &form["field"]), (status, &field), "{body}: {form}");
+        assert!(form["error"].as_str().unwrap().contains(says), "{body}: {form}");
+    }
+    assert_eq!(site.get(path).await.json(), none, "what is refused changes nothing");
+
+    let body =
+        r#"{"set": {"stable error_rate": "0.05%", "stable p95": "150ms", "weir.memory": "30MB"}, "actor": "ada"}"#;
+    let set = site.post(path, body).await.json();
+    let memory = json!({"value": 30e6, "unit": "bytes", "samples": 0});
+    let both = json!({
+        "stable": {
+            "error_rate": {"value": 0.0005, "unit": "ratio", "samples": 0},
+            "p95": {"value": 150.0, "unit": "ms", "samples": 0}, "weir.memory": memory,
+        },
+        "canary": {"weir.memory": memory},
+    });
+    assert_eq!((&set["baseline"], site.get(path).await.json()), (&both, set.clone()));
+    let other = json!({"import": {"baseline": {"canary": {"p95": {"value": 90.5, "samples": 12}}}}, "reason": "moved"});
+    let imported = site.post(path, &other.to_string()).await.json();
+    let only = json!({"stable": {}, "canary": {"p95": {"value": 90.5, "unit": "ms", "samples": 12}}});
+    assert_eq!(imported["baseline"], only, "it takes the place of all that was there");
+    let back = site.post(path, &json!({ "import": set }).to_string()).await.json();
+    assert_eq!(back, set, "an answer can be handed back as it is");
+
+    let events = site.get("/api/v1/events").await.json();
+    let told = events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == "baseline");
+    let told: Vec<_> = told.map(|event| (event["actor"].clone(), event["reason"].clone())).collect();
+    let named = "canary weir.memory, stable error_rate, stable p95, stable weir.memory";
+    let expected = [
+        (json!("ada"), json!(format!("set: {named}"))),
+        (json!("operator"), json!("moved (imported: canary p95)")),
+        (json!("operator"), json!(format!("imported: {named}"))),
+    ];
+    assert_eq!(told, expected);
+    let unknown = site.get("/api/v1/rollouts/chta/baseline").await;
+    assert!(unknown.status == 404 && unknown.text.contains("did you mean `chat`"), "{}", unknown.text);
+}

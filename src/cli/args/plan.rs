@@ -1,7 +1,8 @@
 //! The verbs that work with a plan.
 
-use super::{Note, span};
+use super::{Note, named, span};
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// `weir pause`, `resume`, `approve`.
@@ -102,6 +103,36 @@ pub struct Health {
     #[arg(long, value_name = "NAME")]
     pub cohort: Option<String>,
 }
+
+/// `weir baseline`.
+#[derive(Debug, Args)]
+pub struct Baseline {
+    /// The rollout
+    pub rollout: String,
+    /// Take what both arms did in the present stage so far; what they did not do stays as it is
+    #[arg(long, conflicts_with_all = ["set", "import"])]
+    pub capture: bool,
+    /// Set a value, e.g. "stable p95=150ms"; may be repeated, the others stay as they are
+    #[arg(long, value_name = "NAME=VALUE", value_parser = named, conflicts_with = "import")]
+    pub set: Vec<(String, String)>,
+    /// Take the baseline of a file that `weir baseline -o json` wrote, in place of the present one
+    #[arg(long, value_name = "FILE")]
+    pub import: Option<PathBuf>,
+    /// For the audit trail
+    #[command(flatten)]
+    pub note: Note,
+}
+
+pub(super) const BASELINE_HELP: &str = "\
+A NAME is an arm and a metric of the criteria: \"stable error_rate\", \"canary total.p99\", \"stable p95{ROUTE}\",
+\"stable p95{cohort:NAME}\"; what belongs to no arm does without: query.memory, weir.memory. A VALUE has its unit: 0.05%, 150ms, 30MB.
+Plans compare with the new values at their next look.
+Exit code 1 if nothing has been measured that could be captured.
+Example:  weir baseline chat
+          weir baseline chat --capture --reason 'a quiet week on legacy'
+          weir baseline chat --set 'stable error_rate=0.05%' --set 'stable p95=150ms' --set query.memory=30MB
+          weir baseline chat -o json > chat.json
+          weir baseline chat --import chat.json";
 
 pub(super) const HEALTH_HELP: &str = "\
 Exit code 0 if no trigger fired and no gate failed all that time, 1 at once if one does, or if the rollout is

@@ -164,3 +164,59 @@ fn health_ends_at_the_first_thing_that_is_wrong() {
     let last: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
     assert_eq!((ran.code, &last["healthy"]), (0, &json!(true)));
 }
+
+#[test]
+fn a_baseline_is_a_table_of_both_arms_and_doubts_go_to_standard_error() {
+    let form = json!({
+        "rollout": "chat", "stages": {"team": {"stable": {}, "canary": {}}},
+        "baseline": {
+            "stable": {
+                "error_rate": {"value": 0.0005, "unit": "ratio", "samples": 22_511},
+                "p95": {"value": 150.0, "unit": "ms", "samples": 0},
+            },
+            "canary": {"p95": {"value": 93.0, "unit": "ms", "samples": 80}},
+        },
+        "warnings": ["canary had only 80 requests"],
+    });
+    let expected = "\
+baseline    stable  samples  canary  samples
+error_rate   0.05%   22,511       -        -
+p95          150ms  by hand    93ms       80
+recorded at the end of: team
+";
+    let none = json!({"rollout": "chat", "baseline": null, "stages": {}});
+    let (address, asked) = server(vec![ok(&form), ok(&form), ok(&none)]);
+    let ran = weir(&format!("baseline chat --capture --reason quiet --admin {address}"));
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, expected, "warning: canary had only 80 requests\n"));
+    let request = asked.recv().unwrap();
+    assert_eq!(request.line, "POST /api/v1/rollouts/chat/baseline");
+    assert_eq!(request.body, json!({"capture": true, "reason": "quiet"}));
+    let ran = weir(&format!("baseline chat --set stable.p95=150ms --set query.memory=30MB --admin {address}"));
+    assert_eq!((ran.code, ran.out.as_str()), (0, expected));
+    assert_eq!(asked.recv().unwrap().body, json!({"set": {"stable.p95": "150ms", "query.memory": "30MB"}}));
+    let ran = weir(&format!("baseline chat --admin {address}"));
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "chat: no baseline\n", ""));
+    assert_eq!(asked.recv().unwrap().line, "GET /api/v1/rollouts/chat/baseline");
+}
+
+#[test]
+fn a_baseline_is_imported_from_what_was_printed_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chat.json");
+    let baseline = json!({"stable": {"p95": {"value": 150.0, "unit": "ms", "samples": 9}}, "canary": {}});
+    let form = json!({"rollout": "chat", "baseline": baseline, "stages": {"team": {}}, "warnings": []});
+    std::fs::write(&file, form.to_string()).unwrap();
+    let (address, asked) = server(vec![ok(&json!({"rollout": "chat", "baseline": baseline, "stages": {}}))]);
+    let ran = weir(&format!("baseline chat --import {} -o json --admin {address}", file.display()));
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap()["baseline"], baseline);
+    assert_eq!(asked.recv().unwrap().body, json!({"import": {"baseline": baseline}}));
+    for (text, says) in [("{", "no JSON"), ("{\"baseline\": null}", "no `baseline`"), ("[]", "no `baseline`")] {
+        std::fs::write(&file, text).unwrap();
+        let ran = weir(&format!("baseline chat --import {}", file.display()));
+        assert!(ran.code == 2 && ran.err.contains(says) && ran.err.contains("chat.json"), "{text}: {}", ran.err);
+    }
+    let ran = weir(&format!("baseline chat --import {}/none", folder.path().display()));
+    assert!(ran.code == 2 && ran.err.contains("none: "), "{}", ran.err);
+    assert!(weir("baseline chat --set stable.p95=1ms --set stable.p95=2ms").err.contains("set twice"));
+}

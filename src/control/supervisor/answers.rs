@@ -27,6 +27,10 @@ impl Supervisor {
                 drop(reply.send(self.validate(&rollout, cohort.as_deref())))
             }
             Command::Narrowed { rollout, cohort, reply } => drop(reply.send(self.narrowed(&rollout, &cohort))),
+            Command::Baselines { rollout, reply } => drop(reply.send(self.baselines(&rollout))),
+            Command::Rebase { rollout, change, origin, reply } => {
+                drop(reply.send(self.rebase(&rollout, change, origin)));
+            }
             Command::Rollouts { window, reply } => drop(reply.send(self.reports(window))),
             Command::Upstreams { reply } => drop(reply.send(self.upstreams())),
             Command::Reload { origin, reply } => {

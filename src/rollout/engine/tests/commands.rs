@@ -58,3 +58,43 @@ fn what_a_breaker_rolled_back_or_the_file_switched_off_takes_no_commands() {
     let mut world = World::of([off]);
     assert!(conflict_of(world.send(command(Command::Resume))).contains("off in the config (enabled = false)"));
 }
+
+#[test]
+fn a_baseline_by_command_is_recorded_whatever_the_disk_and_moves_nothing() {
+    let baseline = |rollout: &str, values: &[(&str, f64)], replace| Input::Baseline {
+        rollout: rollout.into(),
+        captured: Captured { values: values.iter().map(|(name, value)| ((*name).to_owned(), (*value, 0))).collect() },
+        replace,
+        origin: who(),
+    };
+    let held = |world: &World| {
+        let standing = world.engine.standing("chat").unwrap();
+        let values = standing.runtime.captures.get("").map(|captured| captured.values.clone()).unwrap_or_default();
+        values.into_iter().map(|(name, (value, _))| (name, value)).collect::<Vec<_>>()
+    };
+    let named = |name: &str, value: f64| (name.to_owned(), value);
+    let mut world = World::of([staged(plan("chat", 1_000_000))]);
+    let (told, publications) = (world.trail.len(), world.publications);
+    world.send(baseline("chat", &[("stable p95", 150.0), ("stable error_rate", 0.0005)], false)).unwrap();
+    world.send(baseline("chat", &[("stable p95", 120.0)], false)).unwrap();
+    let both = [named("stable error_rate", 0.0005), named("stable p95", 120.0)];
+    assert_eq!(held(&world), both, "what is not named stays");
+    assert_eq!(held(&world.restarted([staged(plan("chat", 1_000_000))])), both);
+    let last = world.last();
+    assert_eq!((last.kind, &last.origin, last.rollout.as_deref()), (Kind::Baseline, &who(), Some("chat")));
+    assert_eq!((world.trail.len(), world.publications), (told + 2, publications), "one event each, nothing to publish");
+    world.send(baseline("chat", &[("canary p95", 90.0)], true)).unwrap();
+    assert_eq!(held(&world), [named("canary p95", 90.0)], "what is not named goes");
+
+    assert!(conflict_of(world.send(baseline("chat", &[], true))).contains("nothing to record"));
+    let many: Vec<String> = (0..1001).map(|number| format!("stable query.q{number}")).collect();
+    let many: Vec<(&str, f64)> = many.iter().map(|name| (name.as_str(), 1.0)).collect();
+    assert!(conflict_of(world.send(baseline("chat", &many, true))).contains("at most 1000"));
+    let unknown = world.send(baseline("chta", &[("stable p95", 1.0)], false));
+    assert!(matches!(unknown, Err(Refused::NotFound(_))), "{unknown:?}");
+    assert_eq!(held(&world), [named("canary p95", 90.0)]);
+    // It lets nobody onto the canary, so it waits for no disk.
+    world.disk_full = true;
+    world.send(baseline("chat", &[("canary p95", 80.0)], false)).unwrap();
+    assert_eq!(held(&world), [named("canary p95", 80.0)]);
+}
