@@ -225,7 +225,7 @@ pub struct Demo {
 pub struct Status {
     /// One rollout in detail; all of them if absent
     pub rollout: Option<String>,
-    /// Keep showing, once a second
+    /// Keep showing, once a second, through restarts of weir; `q` ends it
     #[arg(long)]
     pub watch: bool,
     /// Wait until its plan is complete; rolled back or paused is exit code 1

@@ -59,20 +59,38 @@ impl Client {
         self.send(Method::POST, path, Some(body.to_string()))
     }
 
+    /// Asks with GET while other things go on; no longer than `patience`.
+    pub async fn asking(&self, path: &str, patience: Duration) -> Result<Answer, Stop> {
+        self.answered(Method::GET, path, None, patience).await
+    }
+
+    /// Runs what asks with `asking`.
+    pub fn block_on<T>(&self, asking: impl Future<Output = T>) -> T {
+        self.runtime.block_on(asking)
+    }
+
     /// Waits for that long.
     pub fn pause(&self, span: Duration) {
         self.runtime.block_on(async { tokio::time::sleep(span).await });
     }
 
     fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, Stop> {
+        self.runtime.block_on(self.answered(method, path, body, ANSWER_TIMEOUT))
+    }
+
+    async fn answered(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        patience: Duration,
+    ) -> Result<Answer, Stop> {
         let unreachable = |cause: String| Stop::Unreachable { address: self.address.clone(), cause };
-        let exchange = async {
-            match tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body)).await {
-                Ok(exchanged) => exchanged,
-                Err(_) => Err(format!("no answer in {} s", ANSWER_TIMEOUT.as_secs())),
-            }
+        let exchanged = match tokio::time::timeout(patience, self.exchange(method, path, body)).await {
+            Ok(exchanged) => exchanged,
+            Err(_) => Err(format!("no answer in {} s", patience.as_secs())),
         };
-        let (status, text) = self.runtime.block_on(exchange).map_err(unreachable)?;
+        let (status, text) = exchanged.map_err(unreachable)?;
         if (200..300).contains(&status) {
             return Ok(Answer { text, address: self.address.clone() });
         }

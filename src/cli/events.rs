@@ -3,9 +3,11 @@
 use super::args::{Events, Global, Output};
 use super::client::Client;
 use super::console::Console;
+use super::contact::{Heard, Link};
 use super::render::{self, Paint, Tone};
 use super::stop::{Outcome, Stop};
 use crate::admin::view;
+use crate::clock::Clock;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -35,11 +37,34 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Events) -> Outcom
     if !arguments.follow {
         return Ok(());
     }
+    follow(console, global, &client, next)
+}
+
+/// Prints what comes after that id, across restarts of weir: it goes on where it was. The loss and the return are told on
+/// standard error.
+fn follow(console: &mut Console, global: &Global, client: &Client, mut next: u64) -> Outcome {
+    let (paint, clock, mut link) = (console.paint(global), Clock::system(), Link::default());
+    // It has answered before this.
+    link.hear(Ok(()), clock.wall())?;
     loop {
         client.pause(FOLLOW_PERIOD);
-        let page = page(&client, next)?;
-        next = page.next;
-        print(console, global, paint, page.events.iter())?;
+        // Until it is back the last one is asked for too: a trail that does not have it is another one.
+        let from = if link.is_away() { next.saturating_sub(1) } else { next };
+        match link.hear(page(client, from), clock.wall())? {
+            Heard::Answer { back: true, answer } if answer.events.is_empty() && next > 0 => {
+                writeln!(console.err, "weir answers again, with a new audit trail: from its beginning")?;
+                next = 0;
+            }
+            Heard::Answer { answer, back } => {
+                if back {
+                    writeln!(console.err, "weir answers again")?;
+                }
+                print(console, global, paint, answer.events.iter().filter(|event| event.id > next))?;
+                next = answer.next;
+            }
+            Heard::Nothing { away, new: true } => writeln!(console.err, "{}; going on when it is back", away.line())?,
+            Heard::Nothing { new: false, .. } => {}
+        }
     }
 }
 
@@ -63,16 +88,21 @@ fn print<'a>(
     Ok(console.out.flush()?)
 }
 
-/// One entry on one line: when, what, which rollout, old and new, who and why.
+/// One entry on one line: its id, when, and what happened.
 fn line(event: &view::Event, paint: Paint) -> String {
+    let when = format!("{:>5} {}", event.id, render::clean(&event.time));
+    format!("{}  {}", paint.tone(Tone::Dim, &when), what(event, paint))
+}
+
+/// What happened, to which rollout, old and new, who and why.
+pub fn what(event: &view::Event, paint: Paint) -> String {
     let tone = match event.kind.as_str() {
         "kill" | "rollback" | "trip" | "reload_failed" => Tone::Red,
         "alert" | "pause" | "escalate" => Tone::Yellow,
         _ => Tone::Bold,
     };
     let mut text = format!(
-        "{}  {}  {}",
-        paint.tone(Tone::Dim, &format!("{:>5} {}", event.id, render::clean(&event.time))),
+        "{}  {}",
         paint.tone(tone, &format!("{:<13}", render::clean(&event.kind))),
         render::clean(event.rollout.as_deref().unwrap_or(render::DASH)),
     );

@@ -24,6 +24,7 @@ mod plan;
 mod rehearse;
 mod render;
 mod report;
+mod screen;
 mod stages;
 mod status;
 mod steer;
@@ -32,6 +33,7 @@ mod token;
 mod upstreams;
 mod validate;
 mod wait;
+mod watch;
 
 use args::{Cli, Colour, Output, Verb};
 use clap::{CommandFactory, Parser};

@@ -1,5 +1,6 @@
 //! Numbers, tables and colours as people like to read them. Text in, text out; no terminal is touched here.
 
+use crate::clock::Wall;
 use crate::config::units::{print_share, print_span};
 use crate::rollout::bucket::Weight;
 use crate::rollout::course::span_text;
@@ -138,6 +139,12 @@ pub fn lasting(seconds: f64) -> String {
     }
     // Rounded up: what is left is never shown as nothing.
     span_text(Duration::from_secs(seconds.ceil() as u64))
+}
+
+/// The time of a day like `12:26:40 UTC`.
+pub fn hour(at: Wall) -> String {
+    let day = at.as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", day / 3600, day / 60 % 60, day % 60)
 }
 
 /// A part of a whole like `24.8%`; a dash where the whole is nothing.

@@ -12,6 +12,13 @@ pub fn tables(rollout: &Rollout, paint: Paint) -> String {
         text.push_str(&stages(rollout).print(paint));
         text.push_str(&format!("now: {}\n\n", plan::stands(rollout)));
     }
+    text.push_str(&criteria(rollout, paint));
+    text
+}
+
+/// The gates and the triggers, each table with an empty line after it; nothing without them.
+pub fn criteria(rollout: &Rollout, paint: Paint) -> String {
+    let mut text = String::new();
     if !rollout.gates.is_empty() {
         text.push_str(&format!("{}\n", gates(&rollout.gates).print(paint)));
     }

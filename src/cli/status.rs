@@ -1,61 +1,51 @@
 //! `weir status`: how the rollouts stand. All of them in one table, one of them with its arms side by side.
 
-use super::args::{Global, Output, Status};
-use super::client::{Client, encode};
+use super::args::{Global, Status};
+use super::client::{Answer, encode};
 use super::console::Console;
 use super::render::{self, DASH, Paint, Table, Tone};
 use super::stop::{Outcome, Stop};
-use super::{stages, upstreams, wait};
+use super::{stages, upstreams, wait, watch};
 use crate::admin::view::{Arm, Breaker, Rollout, Rollouts, Shadow};
 use crate::config::units::print_span;
 use std::time::Duration;
 
-/// Prints once, or once a second until a closed pipe or Ctrl-C ends it: redrawn on a terminal, else a line a rollout.
+/// Prints once; `--watch` and `--wait` go on.
 pub fn run(console: &mut Console, global: &Global, arguments: &Status) -> Outcome {
     if arguments.wait {
         return wait::run(console, global, arguments);
     }
+    if arguments.watch {
+        return watch::run(console, global, arguments);
+    }
     let client = console.client(global)?;
     let paint = console.paint(global);
-    loop {
-        let (body, rollouts) = ask(&client, arguments)?;
-        let sick = || match global.output {
-            Output::Text => upstreams::sick(&client, paint),
-            Output::Json => String::new(),
-        };
+    let answer = client.ask(&path(arguments))?;
+    let rollouts = read(&answer, arguments)?;
+    console.print(global, &answer.text, || {
         let text = match rollouts.as_slice() {
-            many if arguments.watch && !console.out_is_terminal => many.iter().map(|one| line(one) + "\n").collect(),
-            [only] => detail(only, paint) + &sick(),
-            many => overview(many, paint) + &sick(),
+            [only] => detail(only, paint),
+            many => overview(many, paint),
         };
-        if global.output == Output::Text && arguments.watch && console.out_is_terminal {
-            // Home, each line's rest cleared, then whatever was below. What does not fit is cut: a line that wraps or
-            // scrolls would spoil the next frame.
-            let rows = crossterm::terminal::size().map_or(usize::MAX, |(_, rows)| rows.into());
-            let lines = text.lines().take(rows.saturating_sub(1));
-            let redrawn: String = lines.map(|line| format!("{line}\x1b[K\n")).collect();
-            write!(console.out, "\x1b[?7l\x1b[H{redrawn}\x1b[J\x1b[?7h")?;
-            console.out.flush()?;
-        } else {
-            console.print(global, &body, || Ok(text))?;
-        }
-        if !arguments.watch {
-            return Ok(());
-        }
-        client.pause(WATCH_PERIOD);
+        Ok(text + &upstreams::sick(&client, paint))
+    })
+}
+
+/// What to ask for.
+pub fn path(arguments: &Status) -> String {
+    let window = encode(&print_span(arguments.window));
+    match &arguments.rollout {
+        Some(name) => format!("/api/v1/rollouts/{}?window={window}", encode(name)),
+        None => format!("/api/v1/rollouts?window={window}"),
     }
 }
 
-fn ask(client: &Client, arguments: &Status) -> Result<(String, Vec<Rollout>), Stop> {
-    let window = encode(&print_span(arguments.window));
-    if let Some(name) = &arguments.rollout {
-        let answer = client.ask(&format!("/api/v1/rollouts/{}?window={window}", encode(name)))?;
-        let rollout = answer.form()?;
-        return Ok((answer.text, vec![rollout]));
+/// The rollouts of the answer to that.
+pub fn read(answer: &Answer, arguments: &Status) -> Result<Vec<Rollout>, Stop> {
+    match arguments.rollout {
+        Some(_) => Ok(vec![answer.form()?]),
+        None => answer.form::<Rollouts>().map(|form| form.rollouts),
     }
-    let answer = client.ask(&format!("/api/v1/rollouts?window={window}"))?;
-    let Rollouts { rollouts, .. } = answer.form()?;
-    Ok((answer.text, rollouts))
 }
 
 /// One rollout on one line, for logs and pipes.
@@ -77,7 +67,7 @@ pub fn line(rollout: &Rollout) -> String {
 }
 
 /// That plans do not run as written, where they do not.
-fn rehearsal(rollout: &Rollout) -> Option<String> {
+pub fn rehearsal(rollout: &Rollout) -> Option<String> {
     (rollout.time_scale > 1).then(|| format!("rehearsal: time x {}", rollout.time_scale))
 }
 
@@ -116,8 +106,8 @@ pub fn overview(rollouts: &[Rollout], paint: Paint) -> String {
     text
 }
 
-/// One rollout: a headline, its breaker, both arms side by side, its cohorts.
-pub fn detail(rollout: &Rollout, paint: Paint) -> String {
+/// The name, how it stands, its weight and why.
+pub fn headline(rollout: &Rollout, paint: Paint) -> String {
     let (tone, state) = standing(rollout);
     let mut text = format!(
         "{}  {}  weight {}",
@@ -131,6 +121,12 @@ pub fn detail(rollout: &Rollout, paint: Paint) -> String {
     if let Some(reason) = &rollout.state_reason {
         text.push_str(&format!("  {}", render::clean(reason)));
     }
+    text
+}
+
+/// One rollout: a headline, its breaker, both arms side by side, its cohorts.
+pub fn detail(rollout: &Rollout, paint: Paint) -> String {
+    let mut text = headline(rollout, paint);
     text.push_str(&format!("\n{}\n", paint.tone(Tone::Dim, &format!("the last {}", span(rollout)))));
     if let Some(scale) = rehearsal(rollout) {
         text.push_str(&format!("{}\n", paint.tone(Tone::Yellow, &scale)));
@@ -152,7 +148,7 @@ pub fn detail(rollout: &Rollout, paint: Paint) -> String {
 }
 
 /// Where the breaker stands, why it tripped last, and what else there is to say: a line each.
-fn breaker(breaker: &Breaker, paint: Paint) -> String {
+pub fn breaker(breaker: &Breaker, paint: Paint) -> String {
     let (tone, word) = match breaker.state.as_str() {
         "closed" => (Tone::Green, "closed"),
         "open" => (Tone::Red, "open"),
@@ -205,7 +201,7 @@ fn because(rollout: &Rollout) -> Option<String> {
 }
 
 /// What the numbers cover.
-fn span(rollout: &Rollout) -> String {
+pub fn span(rollout: &Rollout) -> String {
     print_span(Duration::from_secs_f64(rollout.window_s.clamp(0.0, 1e6)))
 }
 
@@ -236,7 +232,7 @@ fn arms(rollout: &Rollout) -> Table {
 }
 
 /// What is mirrored, and what of it is not and why: `shadow 100%: 1,204 copies, errors 0.2%, p95 12ms; not copied: 31 method`.
-fn shadow(shadow: &Shadow, paint: Paint) -> String {
+pub fn shadow(shadow: &Shadow, paint: Paint) -> String {
     let errors = if shadow.errors > 0 { Tone::Yellow } else { Tone::Plain };
     let mut text = format!("shadow {}: {} copies", render::share(shadow.share_ppm), render::count(shadow.requests));
     if shadow.requests > 0 {
@@ -278,7 +274,8 @@ fn cohorts(rollout: &Rollout) -> Table {
     table
 }
 
-fn standing(rollout: &Rollout) -> (Tone, String) {
+/// The state in a word or two, and how bad that is.
+pub fn standing(rollout: &Rollout) -> (Tone, String) {
     if rollout.killed {
         let by = if rollout.killed_by_config { " by config" } else { "" };
         return (Tone::Red, format!("killed{by}"));
@@ -301,12 +298,10 @@ fn standing(rollout: &Rollout) -> (Tone, String) {
 }
 
 /// A hint for the eye, no verdict: the canary fails, and more than twice as often as stable.
-fn blame(stable: &Arm, canary: &Arm) -> Tone {
+pub fn blame(stable: &Arm, canary: &Arm) -> Tone {
     let rate = canary.error_rate.unwrap_or(0.0);
     if rate > 0.0 && rate > 2.0 * stable.error_rate.unwrap_or(0.0) { Tone::Red } else { Tone::Plain }
 }
-
-const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -394,11 +394,83 @@ fn colour_is_for_those_who_ask() {
     assert!(painted.out.contains("\x1b[32mrunning"));
 }
 
+/// A reader that has seen enough once it has seen that.
+struct Until<'a> {
+    seen: String,
+    last: &'a str,
+}
+
+impl Write for Until<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.seen.push_str(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        if self.seen.contains(self.last) { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+}
+
+fn weir_until(last: &str, line: &str) -> Ran {
+    let (mut out, mut err) = (Until { seen: String::new(), last }, Vec::new());
+    let code = weir_into(line, &[], "", &mut out, &mut err);
+    Ran { code, out: out.seen, err: String::from_utf8(err).unwrap() }
+}
+
+fn away() -> (u16, String) {
+    (503, json!({"error": "weir is starting"}).to_string())
+}
+
 #[test]
-fn watching_goes_on_until_weir_is_gone() {
-    let (address, _asked) = server(vec![ok(&json!({"rollouts": [rollout("a"), rollout("b")], "generation": 1}))]);
-    let ran = weir(&format!("status --watch --admin {address}"));
-    assert_eq!((ran.code, ran.out.lines().count()), (3, 2), "{ran:?}");
+fn watching_outlives_a_restart_of_weir() {
+    let all = |names: &[&str]| {
+        let rollouts: Vec<Value> = names.iter().map(|name| rollout(name)).collect();
+        ok(&json!({"rollouts": rollouts, "generation": 1}))
+    };
+    let answers = || vec![all(&["a", "b"]), away(), away(), all(&["c"])];
+    let (address, _asked) = server(answers());
+    let ran = weir_until("c  ", &format!("status --watch --admin {address}"));
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(ran.code == 0 && ran.err.is_empty() && lines.len() == 5, "{ran:?}");
+    assert!(lines[0].starts_with("a  running") && lines[1].starts_with("b  running"), "{ran:?}");
+    assert!(lines[2].starts_with("weir is away since ") && lines[2].ends_with(": weir is starting"), "{ran:?}");
+    assert!(lines[3] == "weir answers again" && lines[4].starts_with("c  running"), "{ran:?}");
+
+    let (address, _asked) = server(answers());
+    let ran = weir_until(r#""name":"c""#, &format!("status --watch -o json --admin {address}"));
+    assert!(ran.code == 0 && ran.err.contains("weir is away since ") && ran.err.contains("answers again"), "{ran:?}");
+    let objects: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.len(), 2, "{ran:?}");
+    assert_eq!(objects[1]["rollouts"][0]["name"], "c");
+}
+
+#[test]
+fn watching_a_weir_that_never_was_there_or_a_rollout_that_is_none_ends() {
+    let (address, _asked) = server(vec![away()]);
+    assert_eq!(weir(&format!("status --watch --admin {address}")).code, 3);
+    let (address, _asked) = server(vec![(404, json!({"error": "no rollout `x`"}).to_string())]);
+    let ran = weir(&format!("status x --watch --admin {address}"));
+    assert!(ran.code == 2 && ran.err.contains("no rollout `x`"), "{ran:?}");
+}
+
+#[test]
+fn following_events_goes_on_from_the_last_id_after_a_restart() {
+    let page = |ids: &[u64], next: u64| {
+        let event = |id: &u64| {
+            json!({"id": id, "time": "2026-03-01T12:00:00.000Z", "rollout": "chat", "kind": "kill", "actor": "ada",
+                   "reason": "", "old": null, "new": null, "numbers": null})
+        };
+        ok(&json!({"events": ids.iter().map(event).collect::<Vec<_>>(), "next": next}))
+    };
+    let (address, asked) = server(vec![page(&[7], 7), away(), page(&[7, 8], 8), page(&[9], 9)]);
+    let ran = weir_until("    9 2026", &format!("events --follow --admin {address}"));
+    let ids: Vec<&str> = ran.out.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(ran.code == 0 && ids == ["7", "8", "9"], "{ran:?}");
+    assert!(ran.err.contains("weir is away since ") && ran.err.contains("weir answers again"), "{ran:?}");
+    let lines: Vec<String> = asked.try_iter().map(|asked| asked.line).collect();
+    assert!(
+        lines[1].contains("since=7&") && lines[2].contains("since=6&") && lines[3].contains("since=8&"),
+        "{lines:?}"
+    );
 }
 
 #[test]

@@ -12,7 +12,8 @@ pub fn sick(client: &Client, paint: Paint) -> String {
     asked.map_or_else(|_: Stop| String::new(), |upstreams| table(&upstreams, paint))
 }
 
-fn table(upstreams: &Upstreams, paint: Paint) -> String {
+/// The same of an answer that is there.
+pub fn table(upstreams: &Upstreams, paint: Paint) -> String {
     let mut table = Table::new("<<<<<");
     table.head(["upstream", "endpoint", "health", "since", "last check"]);
     let mut any = false;

@@ -5,8 +5,8 @@
 //! Everything but the proxy runs on one runtime on the main thread; the proxy is started as `serve` would start it, on
 //! its own threads. Nothing is left behind: the state folder is removed and ports are closed, by `q`, Ctrl-C or time.
 
+mod keys;
 mod place;
-mod screen;
 mod traffic;
 mod upstream;
 mod view;
@@ -14,6 +14,7 @@ mod view;
 use super::args::{Demo, Global, Output};
 use super::console::Console;
 use super::render::Paint;
+use super::screen::{Input, Screen, Signals};
 use super::serve::{Options, Running, start};
 use super::stop::{Outcome, Stop};
 use crate::clock::Clock;
@@ -22,10 +23,9 @@ use crate::rollout::bucket::Weight;
 use crate::rollout::course::{Back, Command};
 use crate::rollout::report::{RolloutReport, State};
 use crate::rollout::scale::TimeScale;
+use keys::Key;
 use place::Place;
-use screen::{Key, Screen};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use traffic::Traffic;
 use upstream::Upstream;
 use view::View;
@@ -108,10 +108,15 @@ impl Stage<'_> {
         let screen = Screen::open()?;
         let (begun, mut signals, mut measured) = (self.clock.now(), Signals::new()?, None);
         loop {
-            for key in screen.keys()? {
-                match key {
-                    Key::Quit => return Ok(()),
-                    other => self.obey(other).await,
+            for input in screen.inputs()? {
+                match input {
+                    Input::Quit => return Ok(()),
+                    Input::Key(event) => match keys::meaning(event) {
+                        Some(Key::Quit) => return Ok(()),
+                        Some(other) => self.obey(other).await,
+                        None => continue,
+                    },
+                    Input::Resized => {}
                 }
                 measured = None;
             }
@@ -206,33 +211,6 @@ impl Stage<'_> {
         };
         let Some(weight) = next.and_then(Weight::from_ppm) else { return Ok(None) };
         self.handle.set_weight(ROLLOUT, weight, false, pressed()).await.map(Some)
-    }
-}
-
-/// What an end from outside looks like: Ctrl-C, `kill`, a closed terminal.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits that long; true if a signal came.
-    async fn within(&mut self, span: Duration) -> bool {
-        tokio::select! {
-            () = tokio::time::sleep(span) => false,
-            _ = self.interrupt.recv() => true,
-            _ = self.terminate.recv() => true,
-            _ = self.hangup.recv() => true,
-        }
     }
 }
 

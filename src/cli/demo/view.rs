@@ -5,7 +5,7 @@ use super::traffic::Counts;
 use super::upstream::Mode;
 use crate::admin::view::Rollout;
 use crate::cli::render::{self, DASH, Paint, Tone};
-use crate::cli::{plan, status};
+use crate::cli::{plan, screen, status};
 use crate::config::units::{print_share, print_span};
 use crate::rollout::breaker::State;
 use crate::rollout::report::{ArmReport, GateReport, RolloutReport, State as Life, TriggerReport};
@@ -55,12 +55,8 @@ type Line = Vec<(Tone, String)>;
 impl View {
     /// A whole screen, drawn over the last one.
     pub fn frame(&self, columns: usize, rows: usize, paint: Paint) -> String {
-        let mut text = String::from("\x1b[H");
-        for line in self.lines().iter().take(rows.saturating_sub(1)) {
-            text.push_str(&print(line, columns, paint));
-            text.push_str("\x1b[K\r\n");
-        }
-        text + "\x1b[J"
+        let print = |line: &Line| line.iter().map(|(tone, piece)| paint.tone(*tone, piece)).collect::<String>() + "\n";
+        screen::frame(&self.lines().iter().map(print).collect::<String>(), columns, rows)
     }
 
     /// One line of numbers, for pipes and files.
@@ -216,17 +212,6 @@ fn bar(part: f64) -> String {
     let mut bar = "█".repeat(eighths / 8);
     bar.extend(["▏", "▎", "▍", "▌", "▋", "▊", "▉"].get((eighths % 8).wrapping_sub(1)).copied());
     format!("{bar:BAR$}")
-}
-
-/// A line cut to the terminal's width.
-fn print(line: &Line, columns: usize, paint: Paint) -> String {
-    let (mut text, mut left) = (String::new(), columns);
-    for (tone, piece) in line {
-        let cut: String = piece.chars().take(left).collect();
-        left -= cut.chars().count();
-        text.push_str(&paint.tone(*tone, &cut));
-    }
-    text
 }
 
 /// Columns of a bar, with the gap to what follows.
