@@ -47,7 +47,8 @@ fn arms_that_break_alike_never_trip() {
 fn no_plan_moves_but_by_its_rules() {
     let met = run_plans(histories());
     println!("{met:?}");
-    assert!(met.counts().iter().all(|&count| count > 100 || histories() < HISTORIES), "{met:?}");
+    let alone = number("WEIR_SIMULATION_SEED").is_some() || histories() < HISTORIES;
+    assert!(alone || met.counts().iter().all(|&count| count > 100), "{met:?}");
 }
 
 fn run(histories: u64, kind: Kind) -> Met {

@@ -24,6 +24,9 @@ const INSTEAD: &str = "to stable, because state cannot be written";
 /// The step of one turn of a rollout's course.
 pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
     let rollout = Arc::clone(&old.plan.name);
+    // A stage that ends forwards is a step towards the canary even where the next one has no more weight at present: what is
+    // written down must not lie behind, or another weight in the file would make the difference.
+    let leads_on = matches!(turn.kind, Kind::Stage | Kind::Complete);
     // What is only told changes nothing, least of all what another turn of the same look has changed.
     let progress = if turn.moves() { turn.progress } else { old.saved.progress.clone() };
     let saved = SavedRollout { progress, ..old.saved.clone() };
@@ -50,7 +53,8 @@ pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
         }
         saves.push(Save::Captured { rollout: Arc::clone(&rollout), stage: ended.stage, captured });
     }
-    let (exposes, publishes) = (new.exposes_beyond(old), new.shows_otherwise(old));
+    let exposes = leads_on || new.exposes_beyond(old);
+    let publishes = new.shows_otherwise(old);
     if saved != *old.saved {
         saves.push(Save::Rollout { rollout, saved: saved.clone() });
     }
