@@ -2,7 +2,7 @@
 
 use super::faults::Fault;
 use super::plan::Plan;
-use super::world::{NOT_COMPARED, World};
+use super::world::World;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -276,36 +276,5 @@ pub async fn spares_the_canary(
         quiet.iter().any(|name| why.starts_with(&format!("trigger `{name}`")))
     });
     assert!(!acted, "{}", world.story().await);
-    world.end().await;
-}
-
-/// In that stage these gates wait and say that nothing is compared yet, the others pass, and the stage does not end by itself.
-pub async fn says_what_it_does_not_measure(
-    plan: &'static Plan,
-    scale: u32,
-    rollout: &str,
-    stage: &str,
-    unmeasured: &[&str],
-) {
-    let world = World::start(plan, scale).await;
-    world.reach(rollout, stage).await;
-    world
-        .until("all other gates pass", async || {
-            let view = world.view(rollout).await;
-            let gates = view["gates"].as_array().cloned().unwrap_or_default();
-            let served = view["stage"]["served_s"].as_f64()? >= 2.0 * view["stage"]["min_duration_s"].as_f64()?;
-            let as_said = gates.iter().all(|gate| match unmeasured.iter().any(|when| gate["when"] == *when) {
-                true => {
-                    gate["verdict"] == "wait" && gate["reason"].as_str().is_some_and(|why| why.contains(NOT_COMPARED))
-                }
-                false => gate["verdict"] == "pass",
-            });
-            (served && !gates.is_empty() && as_said).then_some(())
-        })
-        .await;
-    let view = world.view(rollout).await;
-    assert_eq!((&view["stage"]["name"], &view["state"]), (&stage.into(), &"running".into()));
-    let refused = world.say(rollout, "promote", serde_json::json!({ "reason": "all the same" })).await;
-    assert_eq!(refused, 409, "nobody passes it without force");
     world.end().await;
 }

@@ -159,7 +159,8 @@ async fn at_ten_percent_nine_of_ten_are_blocked() {
             assert_eq!(view["weight_ppm"].as_u64().unwrap_or(0).max(100_000), 100_000);
             let gates = view["gates"].as_array().cloned().unwrap_or_default();
             let gate = gates.into_iter().find(|gate| gate["when"] == "blocked_rate >= 85%")?;
-            (gate["verdict"] == "pass").then(|| gate["value"].as_f64()).flatten()
+            // Few requests say little of a share.
+            (gate["samples"].as_u64() >= Some(1000)).then(|| gate["value"].as_f64()).flatten()
         })
         .await;
     assert!((0.85..=0.95).contains(&blocked), "{blocked}");

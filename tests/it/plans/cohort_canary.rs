@@ -85,9 +85,20 @@ async fn blames_no_canary_that_is_only_as_bad_as_stable() {
 }
 
 #[tokio::test]
-async fn the_diff_gate_says_what_it_does_not_measure_yet() {
-    let unmeasured = ["shadow.diff_rate < 0.5%"];
-    cases::says_what_it_does_not_measure(&PLAN, FAST, "canary", "friendly_gp", &unmeasured).await;
+async fn the_diff_gate_passes_on_what_copies_answered() {
+    let world = World::start(&PLAN, FAST).await;
+    world.reach("canary", "friendly_gp").await;
+    let why = world
+        .until("a stage that ended on what copies answered", async || {
+            let events = world.events().await;
+            let reasons = events.iter().filter(|event| event["kind"] == "stage").map(|event| event["reason"].clone());
+            reasons.into_iter().find(|why| why.as_str().is_some_and(|why| why.contains("shadow.diff_rate")))
+        })
+        .await;
+    let why = why.as_str().unwrap_or_default();
+    assert!(why.contains("shadow.diff_rate 0.0% < 0.50%") && why.contains("comparisons in the stage"), "{why}");
+    assert_eq!(world.view("canary").await["stage"]["name"], "beta", "nobody promoted it");
+    world.end().await;
 }
 
 #[tokio::test]

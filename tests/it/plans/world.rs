@@ -173,16 +173,6 @@ impl World {
             Some("waiting_approval") => {
                 self.say(rollout, "approve", json!({ "reason": "looked at it" })).await;
             }
-            Some("running") => {
-                let gates = view["gates"].as_array().cloned().unwrap_or_default();
-                let unmeasured = |gate: &&Value| gate["reason"].as_str().is_some_and(|why| why.contains(NOT_COMPARED));
-                let (unmeasured, others): (Vec<&Value>, Vec<&Value>) = gates.iter().partition(unmeasured);
-                let served = view["stage"]["served_s"].as_f64() >= view["stage"]["min_duration_s"].as_f64();
-                if !unmeasured.is_empty() && served && others.iter().all(|gate| gate["verdict"] == "pass") {
-                    let reason = "answers are not compared by this version; compared by hand";
-                    self.say(rollout, "promote", json!({ "force": true, "reason": reason })).await;
-                }
-            }
             _ => {}
         }
     }
@@ -291,8 +281,6 @@ impl World {
 const RECORDED_REQUESTS: u64 = 100;
 /// Seconds in a stage from which they are.
 const RECORDED_S: f64 = 1.0;
-/// What a gate says that only a later version can measure.
-pub const NOT_COMPARED: &str = "nothing is compared yet";
 
 /// The upstream of the canary's arm; the route's own where the arm names none.
 fn canary_upstream(plan: &Plan, config: &Config) -> Arc<str> {
