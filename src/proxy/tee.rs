@@ -37,8 +37,8 @@ impl Tee {
         match &polled {
             Some(Ok(frame)) => {
                 self.gather(frame);
-                // Who knows the end need not ask for it.
-                if self.body.is_end_stream() {
+                // Who knows the end need not ask for it; nothing comes after trailers.
+                if frame.is_trailers() || self.body.is_end_stream() {
                     self.end();
                 }
             }

@@ -264,10 +264,15 @@ impl Shared {
         });
     }
 
+    /// Who reads on after the end learns nothing new.
     fn body_end(&self, index: usize, trailers: Vec<(String, String)>) {
-        self.state.send_modify(|state| {
-            state.requests[index].trailers = trailers;
-            state.requests[index].complete = true;
+        self.state.send_if_modified(|state| {
+            let seen = &mut state.requests[index];
+            let ends = !seen.complete;
+            if ends {
+                (seen.trailers, seen.complete) = (trailers, true);
+            }
+            ends
         });
     }
 
@@ -329,9 +334,7 @@ impl Upload {
                 Ok(Some(data))
             }
             Piece::End(trailers) => {
-                if !shared.state.borrow().requests[self.index].complete {
-                    shared.body_end(self.index, trailers);
-                }
+                shared.body_end(self.index, trailers);
                 Ok(None)
             }
             Piece::Cut => Err(io::ErrorKind::UnexpectedEof.into()),
