@@ -1,9 +1,12 @@
 //! `weir check`: every problem of a config at once, what it means, and what a reload would change.
 
+mod plans;
+
 use super::args::{Check, Global, Output};
 use super::console::Console;
 use super::files;
 use super::render::{self, Paint, Table, Tone};
+use super::screen;
 use super::stop::{Outcome, Stop};
 use crate::admin::view;
 use crate::config::change::{Change, Move, between};
@@ -31,6 +34,7 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Check) -> Outcome
     match global.output {
         Output::Json => {
             let mut report = report(&loaded.warnings, change.as_ref());
+            report["rollouts"] = plans::plans(&loaded.config);
             if arguments.limits {
                 report["limits"] = limits(&loaded.config);
             }
@@ -39,7 +43,12 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Check) -> Outcome
         Output::Text => {
             let paint = console.paint(global);
             let mut text = format!("{}\n", paint.tone(Tone::Green, &format!("{}: ok", arguments.config.display())));
-            text.push_str(&summary(&loaded.config, arguments.limits, change.as_ref(), paint));
+            let columns = if console.out_is_terminal { screen::columns() } else { COLUMNS };
+            let columns = columns.clamp(COLUMNS_MIN, COLUMNS_MAX);
+            text.push_str(&match (&change, arguments.limits) {
+                (None, false) => format!("\n{}", config::describe(&loaded.config, columns)),
+                (change, limits) => summary(&loaded.config, limits, change.as_ref(), paint),
+            });
             Ok(console.out.write_all(text.as_bytes())?)
         }
     }
@@ -94,7 +103,7 @@ fn limits(config: &Config) -> Value {
     config::limits_table(config).into_iter().map(form).collect()
 }
 
-/// What the config means, or, if that was asked for, its limits or what it would change.
+/// Its limits, or what it would change.
 fn summary(config: &Config, limits: bool, change: Option<&Change>, paint: Paint) -> String {
     let mut text = String::new();
     if let Some(change) = change {
@@ -111,9 +120,6 @@ fn summary(config: &Config, limits: bool, change: Option<&Change>, paint: Paint)
             table.tones([(Tone::Plain, name), (tone, value), (Tone::Plain, meaning + &note)]);
         }
         text.push_str(&format!("\n{}", table.print(paint)));
-    }
-    if change.is_none() && !limits {
-        text.push_str(&format!("\n{}", config::describe(config)));
     }
     text
 }
@@ -211,3 +217,10 @@ fn unusable(console: &mut Console, global: &Global, problems: &[Problem], what: 
     files::print_problems(console, global, problems)?;
     Ok(Stop::Usage(format!("{what}: cannot be compared with")))
 }
+
+/// Where there is no terminal whose width could be asked.
+const COLUMNS: usize = 100;
+/// Tables that are narrower are harder to read than lines that are too long.
+const COLUMNS_MIN: usize = 80;
+/// Wider, and the eye loses the line.
+const COLUMNS_MAX: usize = 120;

@@ -50,6 +50,11 @@ impl Screen {
     }
 }
 
+/// How wide the terminal is, for what is printed and left there.
+pub fn columns() -> usize {
+    size().map_or(80, |(columns, _)| usize::from(columns))
+}
+
 impl Drop for Screen {
     fn drop(&mut self) {
         let _ = write_now("\x1b[?7h\x1b[?25h\x1b[?1049l");

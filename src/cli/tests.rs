@@ -291,7 +291,9 @@ fn check_prints_what_a_config_means_and_every_problem_of_a_bad_one() {
     let ran = weir(&format!("check -c {good}"));
     assert!(ran.code == 0 && ran.out.contains("ok") && ran.out.contains("rollout chat"), "{ran:?}");
     let ran = weir(&format!("check -c {good} -o json"));
-    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap(), json!({"ok": true, "problems": []}));
+    let plain = json!([{"name": "chat", "weight_ppm": 0, "stages": [], "triggers": []}]);
+    let expected = json!({"ok": true, "problems": [], "rollouts": plain});
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap(), expected);
     let ran = weir(&format!("check -c {good} --limits"));
     assert!(ran.code == 0 && ran.out.contains("h2_streams"), "{ran:?}");
 

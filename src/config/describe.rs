@@ -1,5 +1,8 @@
 //! What a config means, in words and aligned columns: the text of `weir check`.
 
+mod columns;
+mod plan;
+
 use super::model::{
     AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, HealthCheck, LogTarget, NotifyConfig, QueryConfig,
     RolloutConfig, RouteConfig, UpstreamConfig,
@@ -8,15 +11,15 @@ use super::units::{print_share, print_span};
 use crate::rollout::Arm;
 use crate::rollout::breaker::{COOLDOWN_MAX, Rules};
 use crate::rollout::bucket::Weight;
-use crate::rollout::stages::{Stage, Stages, Trigger};
 use crate::snapshot::{Fallback, Signal};
+use columns::lay_out;
 use std::fmt::Write;
 use std::path::Path;
 
-/// The summary, one block per section.
-pub fn describe(config: &Config) -> String {
-    let mut text = String::new();
-    process(config, &mut text);
+/// The summary, one block per section, as wide as that many columns where words allow.
+pub fn describe(config: &Config, columns: usize) -> String {
+    let mut text = String::from("process\n");
+    table(process(config), 2, columns, &mut text);
     let sections = [
         ("listeners", listeners(config)),
         ("upstreams", upstreams(config)),
@@ -27,23 +30,21 @@ pub fn describe(config: &Config) -> String {
     ];
     for (title, rows) in sections.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         let _ = writeln!(text, "\n{title}");
-        table(&rows, &mut text);
+        table(rows, 2, columns, &mut text);
     }
     for rollout in &config.rollouts {
         let _ = writeln!(text, "\nrollout {}", rollout.plan.name);
-        table(&self::rollout(rollout, config), &mut text);
+        table(self::rollout(rollout, config), 2, columns, &mut text);
         if !rollout.cohorts.is_empty() {
             let _ = writeln!(text, "  cohorts");
-            let rows: Vec<Vec<String>> = rollout.cohorts.iter().map(cohort).collect();
-            let mut cohorts = String::new();
-            table(&rows, &mut cohorts);
-            text.extend(cohorts.lines().map(|line| format!("  {line}\n")));
+            table(rollout.cohorts.iter().map(cohort).collect(), 4, columns, &mut text);
         }
+        plan::tables(rollout, columns, &mut text);
     }
     text
 }
 
-fn process(config: &Config, text: &mut String) {
+fn process(config: &Config) -> Vec<Vec<String>> {
     let workers = config.workers.map_or("one per core".to_owned(), |count| count.to_string());
     let admin = match &config.admin {
         None => "none".to_owned(),
@@ -76,9 +77,7 @@ fn process(config: &Config, text: &mut String) {
         ("access log", log),
         ("arms forced", forced),
     ];
-    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-    let _ = writeln!(text, "process");
-    table(&rows, text);
+    rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
 }
 
 fn listeners(config: &Config) -> Vec<Vec<String>> {
@@ -140,7 +139,7 @@ fn signals(config: &Config) -> Vec<Vec<String>> {
 fn queries(config: &Config) -> Vec<Vec<String>> {
     let row = |query: &QueryConfig| {
         let times = format!("every {}, good for {}", print_span(query.interval), print_span(query.max_age));
-        vec![query.name.to_string(), query.server.authority.to_string(), query.expr.clone(), times]
+        vec![query.name.to_string(), query.server.authority.to_string(), times, query.expr.clone()]
     };
     config.queries.iter().map(row).collect()
 }
@@ -244,33 +243,10 @@ fn rollout(rollout: &RolloutConfig, config: &Config) -> Vec<Vec<String>> {
         (_, _, true) if !plan.stages.autostart => row("state", "pending until somebody starts it".to_owned()),
         _ => {}
     }
-    for (index, line) in steps(&plan.stages).into_iter().enumerate() {
-        row(if index == 0 { "plan" } else { "" }, line);
-    }
     if let Some(time) = rollout.close_streams {
         row("streams", format!("the canary's long ones end within {} of its trip or kill", print_span(time)));
     }
     rows
-}
-
-/// One line per stage with its gates, then one per trigger.
-fn steps(stages: &Stages) -> Vec<String> {
-    let stage = |stage: &Stage| {
-        let gates: Vec<String> = stage.gates.iter().map(|gate| gate.criterion.to_string()).collect();
-        let mut parts = vec![format!("{} at {}", stage.name, print_share(stage.weight))];
-        parts.push(format!("at least {}", print_span(stage.min_duration)));
-        parts.extend(stage.max_duration.map(|max| format!("pauses after {}", print_span(max))));
-        parts.extend((!stage.cohorts.is_empty()).then(|| format!("cohorts {}", stage.cohorts.join(", "))));
-        parts.extend((!gates.is_empty()).then(|| format!("until {}", gates.join(" and "))));
-        parts.extend(stage.approval.then(|| "and somebody approves".to_owned()));
-        parts.join(", ")
-    };
-    let trigger = |trigger: &Trigger| {
-        let (action, held) = (trigger.action.word(), print_span(trigger.held_for));
-        let dry = if trigger.dry_run { " (dry run)" } else { "" };
-        format!("{}: {action} when {} for {held}{dry}", trigger.name, trigger.criterion)
-    };
-    stages.list.iter().map(stage).chain(stages.triggers.iter().map(trigger)).collect()
 }
 
 fn fallback(rollout: &RolloutConfig) -> &'static str {
@@ -393,20 +369,10 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Rows with their columns aligned, indented by two.
-fn table(rows: &[Vec<String>], text: &mut String) {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in rows {
-        let mut line = String::from(" ");
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, " {cell:<width$} ");
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
+/// Rows of one item per column, indented by that much.
+fn table(rows: Vec<Vec<String>>, indent: usize, columns: usize, text: &mut String) {
+    let cells = |row: Vec<String>| row.into_iter().map(|cell| vec![cell]).collect();
+    lay_out(&rows.into_iter().map(cells).collect::<Vec<_>>(), indent, columns, text);
 }
 
 /// Kinds of events that somebody can be told of.

@@ -88,7 +88,17 @@ impl Span {
     }
 }
 
+impl Gate {
+    /// Requests that a gate needs unless it says otherwise.
+    pub const MIN_REQUESTS: u64 = 100;
+}
+
 impl Trigger {
+    /// Requests that a trigger needs unless it says otherwise.
+    pub const MIN_REQUESTS: u64 = 1;
+    /// The time a trigger looks at unless it says otherwise.
+    pub const WINDOW: Duration = Duration::from_secs(60);
+
     /// Over which time it looks; in a stage that was gone back to at nothing before that.
     pub const fn span(&self, went_back: bool) -> Span {
         match went_back {

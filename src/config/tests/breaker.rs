@@ -118,7 +118,7 @@ fn a_fixed_answer_is_no_fallback() {
     let text = BASE.replace("stable = { upstream = \"legacy\" }", "stable = { respond = { status = 403 } }");
     let text = text.replace("[upstreams.legacy]\nendpoints = [\"127.0.0.1:9001\"]\n", "");
     assert_eq!(good(&text).rollouts[0].fallback, Fallback::Off);
-    assert!(describe(&good(&text)).contains("fallback  off: stable is a fixed answer"));
+    assert!(describe(&good(&text), WIDE).contains("fallback  off: stable is a fixed answer"));
 }
 
 #[test]
@@ -146,9 +146,9 @@ fn what_a_breaker_does_is_said_in_words() {
             rolled back at trip 3, until revived
   fallback  stable answers what fails on the canary, where nothing was sent or the method is safe
 ";
-    let text = describe(&good(BASE));
+    let text = describe(&good(BASE), WIDE);
     assert!(text.contains(expected), "{text}");
-    let off = describe(&good(&format!("{BASE}[rollouts.chat.breaker]\nenabled = false\n")));
+    let off = describe(&good(&format!("{BASE}[rollouts.chat.breaker]\nenabled = false\n")), WIDE);
     assert!(off.contains("breaker   off: nothing but an operator takes a failing canary's share\n"), "{off}");
 }
 

@@ -72,8 +72,8 @@ fn what_is_wrong_is_said_at_its_place() {
 
 #[test]
 fn the_summary_says_what_is_asked_and_what_it_means() {
-    let summary = describe(&good(&with("{ path = \"/healthz\" }")));
+    let summary = describe(&good(&with("{ path = \"/healthz\" }")), WIDE);
     let checked = "checked by GET /healthz every 5s within 2s: unhealthy after 3 failed, healthy after 2 passed";
     assert!(summary.contains(checked) && summary.contains("not checked: always healthy"), "{summary}");
-    assert!(describe(&good(&with("{ tcp = true }"))).contains("checked by a connection every 5s"));
+    assert!(describe(&good(&with("{ tcp = true }")), WIDE).contains("checked by a connection every 5s"));
 }

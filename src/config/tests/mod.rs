@@ -33,6 +33,9 @@ stable = { upstream = "legacy" }
 canary = { upstream = "new" }
 "#;
 
+/// Columns in which every line of a summary finds room.
+const WIDE: usize = 1000;
+
 /// Loads a TOML text without files and environment.
 fn load_toml(text: &str) -> Result<Loaded, Vec<Problem>> {
     load_with(text, &[])

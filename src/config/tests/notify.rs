@@ -24,7 +24,7 @@ fn targets_are_read_with_their_defaults() {
     assert_eq!((&*team.name, &*team.key, &team.events), ("team", "name team", &vec![Kind::Trip, Kind::Kill]));
     assert_eq!((team.timeout.as_secs(), team.max_age.as_secs()), (1, 7200));
     assert_eq!(team.rollouts, Some(vec!["chat".into()]));
-    let summary = describe(&config);
+    let summary = describe(&config, WIDE);
     for line in ["webhook example.com:443  of everything", "team  slack 10.0.0.1:81", "of trip, kill"] {
         assert!(summary.contains(line), "{line} in\n{summary}");
     }
@@ -65,7 +65,7 @@ fn secrets_come_from_files_and_the_environment_and_are_shown_nowhere() {
         (text(&variable.server.path), variable.server.authorization.as_ref().map(text)),
         ("/hush", Some(format!("Bearer {SECRET}").as_str()))
     );
-    let shown = [loaded.effective.to_string(), format!("{loaded:?}"), describe(&loaded.config)];
+    let shown = [loaded.effective.to_string(), format!("{loaded:?}"), describe(&loaded.config, WIDE)];
     for shown in &shown {
         assert!(!shown.contains("hush") && !shown.contains(SECRET), "{shown}");
     }

@@ -78,3 +78,100 @@ fn stages_that_wait_for_one_another_in_a_circle_are_reported_once() {
     check_added(&waits("after = \"pay:one\"", "after = \"chat:one\""), &[]);
     check_added(&waits("after = \"chat:one\"", ""), &[]);
 }
+
+/// A plan with one of everything that its tables show.
+const TABLED: &str = r#"[rollouts.chat.cohorts.internal]
+users = ["eng-1"]
+[rollouts.chat.cohorts.beta]
+header = "x-beta: 1"
+[rollouts.chat.shadow]
+share = "50%"
+[[rollouts.chat.stages]]
+name = "shadow"
+weight = "0%"
+cohorts = ["internal"]
+min_duration = "24h"
+max_duration = "72h"
+gates = ["shadow.error_rate < 1%", { when = "shadow.p95 < 1.1 * stable.p95", min_requests = 1000 }]
+capture_baseline = true
+[[rollouts.chat.stages]]
+name = "ten"
+weight = "10%"
+shadow = "0%"
+cohorts = ["internal", "beta"]
+min_duration = "2h"
+gates = [{ when = "error_rate <= stable + 0.5%", window = "30m" }, { when = "p95 < 1.2 * baseline + 20ms", window = "1h", min_requests = 50 }]
+approval = true
+[[rollouts.chat.stages]]
+name = "full"
+weight = "10%"
+[[rollouts.chat.triggers]]
+name = "errors"
+when = "error_rate > 0.5%"
+for = "5m"
+action = "rollback"
+[[rollouts.chat.triggers]]
+name = "slow"
+when = "p99 > 2 * stable"
+action = "previous"
+window = "10m"
+min_requests = 200
+both_arms = "alert"
+dry_run = true
+stages = ["ten", "full"]
+"#;
+
+#[test]
+fn a_plan_is_shown_as_tables_that_fit_the_width() {
+    let config = good(&format!("{BASE}{TABLED}"));
+    let tables = |columns: usize| {
+        let text = describe(&config, columns);
+        text[text.find("  plan\n").unwrap()..].to_owned()
+    };
+    let wide = "  plan
+    stage   weight  shadow  cohorts         time    gates                                   also
+    shadow  0%      50%     internal        1d..3d  shadow.error_rate < 1%                  baseline
+                                                    shadow.p95 < 1.1 * stable.p95 (of 1000
+                                                      requests)
+    ten     10%             internal, beta  2h..    error_rate <= stable + 0.5% (over 30m)  approval
+                                                    p95 < 1.2 * baseline + 20ms (over 1h,
+                                                      of 50 requests)
+    full    10%     50%                     0s..
+  triggers
+    trigger  when                                          for      action              stages
+    errors   error_rate > 0.5%                             5m       rollback            all
+    slow     p99 > 2 * stable (over 10m, of 200 requests)  at once  previous (dry run)  ten, full
+             unless stable's does too
+";
+    assert_eq!(tables(100), wide);
+    let narrow = "  plan
+    stage   weight  shadow  cohorts    time    gates                also
+    shadow  0%      50%     internal   1d..3d  shadow.error_rate <  baseline
+                                                 1%
+                                               shadow.p95 < 1.1 *
+                                                 stable.p95 (of
+                                                 1000 requests)
+    ten     10%             internal,  2h..    error_rate <=        approval
+                            beta                 stable + 0.5%
+                                                 (over 30m)
+                                               p95 < 1.2 *
+                                                 baseline + 20ms
+                                                 (over 1h, of 50
+                                                 requests)
+    full    10%     50%                0s..
+  triggers
+    trigger  when                         for      action              stages
+    errors   error_rate > 0.5%            5m       rollback            all
+    slow     p99 > 2 * stable (over 10m,  at once  previous (dry run)  ten, full
+             of 200 requests) unless
+             stable's does too
+";
+    assert_eq!(tables(80), narrow);
+}
+
+#[test]
+fn columns_that_no_stage_fills_are_left_out() {
+    let stage = "[[rollouts.chat.stages]]\nname = \"ten\"\nweight = \"10%\"\nmin_duration = \"1h\"\n";
+    let text = describe(&good(&format!("{BASE}{stage}")), 100);
+    assert!(text.ends_with("  plan\n    stage  weight  time\n    ten    10%     1h..\n"), "{text}");
+}

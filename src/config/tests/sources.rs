@@ -19,7 +19,7 @@ fn signals_and_queries_are_read_with_their_defaults() {
     assert_eq!((memory.expr.as_str(), &*memory.server.authority), ("up", "prom:9090"));
     let seconds = |query: &QueryConfig| [query.interval, query.timeout, query.max_age].map(|span| span.as_secs());
     assert_eq!((seconds(memory), seconds(rare)), ([5, 2, 60], [300, 2, 300]));
-    let text = describe(&config);
+    let text = describe(&config, WIDE);
     for line in ["x-validation: failed, status 400-499 or 503, gRPC status 3, route api", "posted events", "prom:9090"]
     {
         assert!(text.contains(line), "{line} in\n{text}");
@@ -59,7 +59,8 @@ fn secrets_of_a_query_are_shown_nowhere() {
     let problems = load_toml(&text).unwrap_err();
     assert!(!format!("{problems:?}").contains("hush"), "{problems:?}");
     let loaded = load_toml(&text.replace("gopher", "http")).unwrap();
-    for shown in [loaded.effective.to_string(), format!("{:?}", loaded.config.queries), describe(&loaded.config)] {
+    for shown in [loaded.effective.to_string(), format!("{:?}", loaded.config.queries), describe(&loaded.config, WIDE)]
+    {
         assert!(!shown.contains("hush") && !shown.contains("hidden"), "{shown}");
     }
 }

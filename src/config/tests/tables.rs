@@ -175,7 +175,7 @@ fn the_schema_describes_every_key() {
 #[test]
 fn the_summary_says_what_a_config_means() {
     let text = include_str!("../../../tests/fixtures/config/twin.toml");
-    let summary = describe(&good(text));
+    let summary = describe(&good(text), WIDE);
     for part in [
         "unix:/nowhere/weir.sock",
         "127.0.0.1:8081  plain  h2, http/1.1  flags at /flags",

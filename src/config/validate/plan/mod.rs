@@ -157,7 +157,7 @@ fn gate(key: &str, spot: &Spot<raw::Gate>, around: &Around<'_>, context: &mut Co
         criteria::read(key, text, around, Use::Gate, context).map(|criterion| Gate {
             criterion,
             span: Span::Stage,
-            min_requests: GATE_REQUESTS,
+            min_requests: Gate::MIN_REQUESTS,
         })
     };
     let options = match &spot.value {
@@ -210,7 +210,7 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
             format!("{key}.both_arms: the criterion is about stable, which would always spare it: it can never fire");
         context.problems.error(both.place, message);
     }
-    let window = raw.window.as_ref().map_or(TRIGGER_WINDOW, |spot| window_of(key, spot.value, spot.place, context));
+    let window = raw.window.as_ref().map_or(Trigger::WINDOW, |spot| window_of(key, spot.value, spot.place, context));
     let action = match raw.action.as_ref()?.value {
         raw::Action::Rollback => Action::Rollback,
         raw::Action::Previous => Action::Previous,
@@ -226,7 +226,7 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
         dry_run: raw.dry_run.as_ref().is_some_and(|dry| dry.value),
         rollout: rollout.map(|other| other.value.as_str().into()),
         window,
-        min_requests: raw.min_requests.as_ref().map_or(TRIGGER_REQUESTS, |spot| requests_of(key, spot, context)),
+        min_requests: raw.min_requests.as_ref().map_or(Trigger::MIN_REQUESTS, |spot| requests_of(key, spot, context)),
         spares_both: spares_both.is_some(),
         stages,
     })
@@ -303,12 +303,6 @@ fn once<'a>(
 const STAGES_MAX: usize = 64;
 /// All of them are evaluated at every look.
 const TRIGGERS_MAX: usize = 64;
-/// Requests that a gate needs unless it says otherwise.
-const GATE_REQUESTS: u64 = 100;
-/// Requests that a trigger needs unless it says otherwise.
-const TRIGGER_REQUESTS: u64 = 1;
-/// The time a trigger looks at unless it says otherwise.
-const TRIGGER_WINDOW: Duration = Duration::from_secs(60);
 /// The grain of the measurements.
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 /// What is kept of them.
