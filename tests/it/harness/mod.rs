@@ -16,6 +16,7 @@ pub mod piped;
 pub mod raw;
 pub mod relay;
 pub mod reply;
+pub mod seen;
 pub mod tls;
 pub mod wait;
 pub mod websocket;
