@@ -30,6 +30,7 @@ mod fallback;
 mod fault;
 mod flags;
 mod forward;
+pub mod fuzzing;
 mod h1;
 mod h2;
 mod head;

@@ -227,7 +227,7 @@ fn text(value: &HeaderValue) -> Option<Cow<'_, str>> {
 }
 
 /// The first non-empty cookie of that name; reading crumb by crumb is the same as joining them first.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
     let crumbs = headers.get_all(COOKIE).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
     let pairs = crumbs.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('='));
     let mut values = pairs.filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim());
@@ -235,7 +235,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
 }
 
 /// The addresses of an `x-forwarded-for` value from the last to the first, with or without ports.
-fn addresses(value: &str) -> impl Iterator<Item = IpAddr> {
+pub fn addresses(value: &str) -> impl Iterator<Item = IpAddr> {
     let parse = |hop: &str| {
         let hop = hop.trim();
         let bare = hop.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(hop, |(address, _)| address);
@@ -247,7 +247,7 @@ fn addresses(value: &str) -> impl Iterator<Item = IpAddr> {
 
 /// A claim of a bearer token: text as it stands, numbers in decimal. With a secret the token must be signed with it
 /// (HS256, HS384 or HS512) and not be past its `exp`; without, the payload is believed, as the service checks it.
-fn jwt_claim(authorization: &str, claim: &str, secret: Option<&Secret>, now: impl Fn() -> Wall) -> Option<String> {
+pub fn jwt_claim(authorization: &str, claim: &str, secret: Option<&Secret>, now: impl Fn() -> Wall) -> Option<String> {
     let (scheme, token) = authorization.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
