@@ -18,5 +18,7 @@ VOLUME /var/lib/weir
 USER 65532:65532
 EXPOSE 8080
 STOPSIGNAL SIGTERM
+# Asks the admin address: WEIR_ADMIN says where it is, and WEIR_TOKEN its token. A config without [admin] needs `--no-healthcheck`.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["weir", "status"]
 ENTRYPOINT ["weir"]
 CMD ["serve", "-c", "/etc/weir/weir.toml"]

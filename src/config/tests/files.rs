@@ -47,6 +47,18 @@ fn every_plan_passes_with_nothing_to_say() {
 }
 
 #[test]
+fn the_config_in_the_kubernetes_sample_passes_with_nothing_to_say() {
+    let manifest = include_str!("../../../config/deploy/kubernetes/weir.yaml");
+    let (_, rest) = manifest.split_once("weir.toml: |\n").unwrap();
+    let text: String =
+        rest.lines().take_while(|line| *line != "---").map(|line| format!("{}\n", line.trim())).collect();
+    let loaded = load_in(folder().path(), &text, &mut UserFiles::default());
+    let loaded = loaded.unwrap_or_else(|problems| panic!("{}", lines(&problems)));
+    assert_eq!(lines(&loaded.warnings), "");
+    assert_eq!(loaded.config.rollouts[0].plan.stages.list.len(), 2);
+}
+
+#[test]
 fn the_sample_with_everything_switched_on_passes() {
     let folder = folder();
     let text = include_str!("../../../tests/fixtures/config/sample-everything.toml");
