@@ -1,5 +1,11 @@
 //! A short run of every fuzz case: real texts, changed at random from a stated seed. The long runs are `fuzz/`'s.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "a test reads its own variable, and fails by panicking"
+)]
+
 #[path = "../fuzz/cases.rs"]
 mod cases;
 

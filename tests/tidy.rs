@@ -420,7 +420,7 @@ fn room(path: &str) -> &str {
 }
 
 fn all_sources() -> Vec<Source> {
-    ["src", "tests", "benches"].iter().flat_map(|folder| sources(folder)).collect()
+    ["src", "tests", "benches", "fuzz"].iter().flat_map(|folder| sources(folder)).collect()
 }
 
 /// Every Rust file below a folder, in order.
