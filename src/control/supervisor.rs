@@ -245,7 +245,7 @@ impl Supervisor {
         // What is not known by then is published later, and its upstream has no endpoint until then.
         let _ = tokio::time::timeout(NAMES_WITHIN, supervisor.hear_names(&mut inbox)).await;
         supervisor.resume();
-        supervisor.give_up_rechecks();
+        supervisor.resume_rechecks();
         // Before anything can happen that somebody is to be told of.
         supervisor.adopt_targets();
         supervisor.go_on_telling();

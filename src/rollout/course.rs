@@ -206,6 +206,11 @@ impl Course {
         self.rechecks_since.is_some()
     }
 
+    /// Stable is looked at as after a rollback, from now on: who looked at it before did not come to an end.
+    pub fn look_again(&mut self, now: Time) {
+        self.rechecks_since = Some(now);
+    }
+
     /// Notes that the rollout has come from one place to another by whatever means; from none if it is new to the config.
     pub fn moved(&mut self, now: Time, was: Option<&Place>, is: &Place) {
         let Some(was) = was else {

@@ -101,6 +101,11 @@ pub enum Input {
         /// Who asked.
         origin: Origin,
     },
+    /// An earlier process ended while it looked at stable after a rollback: the look begins anew.
+    LookAgain {
+        /// The rollout.
+        rollout: Arc<str>,
+    },
     /// Switches one cohort off.
     CohortKill {
         /// The rollout.
@@ -295,6 +300,12 @@ impl Engine {
             }
             Input::Baseline { rollout, captured, replace, origin } => {
                 walk::baseline(&self.named(&rollout)?, captured, replace, origin)?
+            }
+            Input::LookAgain { rollout } => {
+                self.named(&rollout)?;
+                let runtime = self.states.entry(rollout).or_default();
+                runtime.course.look_again(self.now);
+                Step::default()
             }
             Input::CohortKill { rollout, cohort, origin } => {
                 step::cohort(&self.named(&rollout)?, &cohort, true, origin)?

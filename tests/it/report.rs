@@ -73,10 +73,6 @@ async fn a_rollback_is_an_incident_with_everything_that_was_known() {
     assert_eq!(incident["gates"][0]["verdict"], "fail", "{incident:#}");
     assert_eq!(incident["triggers"][0]["state"], "firing", "{incident:#}");
     assert!(incident["resources"]["memory"]["last"].as_f64().is_some_and(|bytes| bytes > 1e6), "{incident:#}");
-    // Nobody looks at stable any more after a restart, and the record says so.
-    let weir = weir.restart().await;
-    let after = incidents(&weir).await.remove(0);
-    assert_eq!((&after["recheck"], &after["event"]), (&"unknown".into(), &incident["event"]));
     weir.stop().await;
 }
 
@@ -107,6 +103,44 @@ async fn persons_rollbacks_are_incidents_too_and_a_sick_stable_completes_them() 
     assert!(reason.contains("stable is not healthy"), "{completed:#}");
     assert_eq!(weir.ask("GET", "/api/v1/rollouts/chaat/incidents", "").await.status, 404);
     assert_eq!(weir.ask("GET", "/api/v1/rollouts/chat/incidents?limit=x", "").await.status, 400);
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_sick_stable_is_noticed_although_weir_was_restarted_after_the_rollback() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    legacy.script(|_| Reply::status(503));
+    let folder = folder();
+    let config = Config::split(&legacy, &new).weight("100%").tables(STAGES);
+    let weir = Weir::start_in(std::sync::Arc::clone(&folder), &config).await;
+    chat_when(&weir, "the first stage", |chat| chat["stage"]["name"] == "first").await;
+    weir.command("/api/v1/rollouts/chat/rollback", serde_json::json!({ "actor": "anna", "reason": "slow" })).await;
+    weir.stop().await;
+    // Twice as fast: stable is judged after 5 seconds instead of 10, for 25 more.
+    let weir = Weir::start_scaled(std::sync::Arc::clone(&folder), Vec::new(), 2).await;
+    let pending = incidents(&weir).await.remove(0);
+    assert_eq!((&pending["recheck"], &pending["actor"]), (&"pending".into(), &"anna".into()));
+    let escalated = eventually("the escalation", async || {
+        send(&weir, 20).await;
+        incidents(&weir).await.pop().filter(|it| it["recheck"] == "escalated")
+    })
+    .await;
+    assert_eq!(escalated["event"], pending["event"]);
+    let told = weir.view("/api/v1/events").await["events"].as_array().expect("a list").clone();
+    let of = |kind: &str| told.iter().filter(|event| event["kind"] == kind).count();
+    assert_eq!((of("rollback"), of("escalate")), (1, 1), "{told:#?}");
+    // A rollout that is gone cannot be looked at: the record says so.
+    weir.command("/api/v1/rollouts/chat/revive", serde_json::json!({})).await;
+    weir.command("/api/v1/rollouts/chat/rollback", serde_json::json!({})).await;
+    weir.stop().await;
+    let gone = config.to_string().replace("chat", "talk");
+    let weir = Weir::start_in(std::sync::Arc::clone(&folder), &gone).await;
+    assert_eq!(weir.ask("GET", "/api/v1/rollouts/chat/incidents", "").await.status, 404);
+    weir.stop().await;
+    let weir = Weir::start_in(folder, &config).await;
+    let given_up = incidents(&weir).await.pop().expect("it was kept");
+    assert_eq!(given_up["recheck"], "unknown");
+    assert!(given_up["recheck_reason"].as_str().is_some_and(|why| why.contains("left the config")), "{given_up:#}");
     weir.stop().await;
 }
 

@@ -137,6 +137,16 @@ impl Store {
         Ok(records)
     }
 
+    /// The rollouts whose last look at stable has come to no end.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn pending_rechecks(&self) -> Result<Vec<Arc<str>>, rusqlite::Error> {
+        let sql = "SELECT DISTINCT rollout FROM incidents WHERE recheck = 'pending' AND rollout IS NOT NULL ORDER BY 1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    }
+
     /// Notes what became of stable after the last rollback of a rollout, or of every one that is still open. What cannot be
     /// written down is kept for later.
     ///

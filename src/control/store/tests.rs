@@ -396,9 +396,11 @@ fn an_incident_is_written_with_its_event_and_completed_later() {
     assert_eq!(store.incidents("chat", 1).unwrap()[0].event, events[2].id);
     store.rechecked(Some(&"shop".into()), Recheck::Healthy, "of another").unwrap();
     assert_eq!(outcomes(&store)[1].1, some("pending"));
+    assert_eq!(store.pending_rechecks().unwrap(), ["chat".into()]);
     let sick = NewEvent { kind: Kind::Escalate, rollout: Some("chat".into()), ..event("stable is sick") };
     store.write(&[], &[sick], false).unwrap();
-    store.rechecked(None, Recheck::Unknown, "too late").unwrap();
+    store.rechecked(Some(&"chat".into()), Recheck::Unknown, "too late").unwrap();
+    assert!(store.pending_rechecks().unwrap().is_empty());
     drop(store);
     let store = Store::open(folder.path(), Wall::from_millis(1)).unwrap().store;
     assert_eq!(outcomes(&store), [(half, none), (errors, some("escalated"))]);

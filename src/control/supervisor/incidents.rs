@@ -3,6 +3,7 @@
 use super::super::collect::Part;
 use super::Supervisor;
 use crate::rollout::Arm;
+use crate::rollout::engine::Input;
 use crate::rollout::incident::{Incident, Recheck};
 use crate::rollout::report::{Entry, Facts, GateReport, Kind};
 use crate::rollout::review::ArmReview;
@@ -85,9 +86,18 @@ impl Supervisor {
         }
     }
 
-    /// What an earlier process was looking at when it ended nobody looks at any more.
-    pub(super) fn give_up_rechecks(&mut self) {
-        self.rechecked(None, Recheck::Unknown, "weir was restarted before stable was judged");
+    /// What an earlier process was looking at when it ended is looked at again, as long as there is such a rollout.
+    pub(super) fn resume_rechecks(&mut self) {
+        let pending = self.store.pending_rechecks().unwrap_or_else(|error| {
+            tracing::error!(%error, "the incidents cannot be read, so stable is not looked at again");
+            Vec::new()
+        });
+        for rollout in pending {
+            if self.carry_out(Input::LookAgain { rollout: Arc::clone(&rollout) }).is_err() {
+                let reason = "the rollout left the config before stable was judged";
+                self.rechecked(Some(&rollout), Recheck::Unknown, reason);
+            }
+        }
     }
 
     fn rechecked(&mut self, rollout: Option<&Arc<str>>, recheck: Recheck, reason: &str) {

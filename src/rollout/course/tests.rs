@@ -488,6 +488,26 @@ fn stable_is_looked_at_after_a_rollback_and_escalated_once() {
 }
 
 #[test]
+fn a_look_at_stable_that_a_restart_cut_short_begins_anew() {
+    let mut world = ramp(Vec::new());
+    world.ask(Command::Rollback(Back::Stable)).unwrap();
+    world.numbers.set("stable error_rate", 0.3);
+    world.course = Course::default();
+    world.pass(HOUR);
+    assert_eq!(world.kinds(), ["stage", "rollback"], "a new process does not know");
+    world.course.look_again(world.now);
+    assert!(world.course.rechecks());
+    world.now = world.now.plus(Duration::from_secs(5));
+    world.look();
+    assert_eq!(world.kinds(), ["stage", "rollback"], "it has counted nothing yet");
+    world.now = world.now.plus(Duration::from_secs(6));
+    world.look();
+    world.pass(HOUR);
+    assert_eq!(world.kinds(), ["stage", "rollback", "escalate"]);
+    assert!(!world.course.rechecks());
+}
+
+#[test]
 fn a_changed_plan_needs_the_present_stage() {
     let mut world = ramp(Vec::new());
     world.pass(25 * HOUR);
