@@ -436,6 +436,14 @@ pub struct AccessLog {
     pub share_ppm: u32,
 }
 
+impl AccessLog {
+    /// Whether it keeps a request for which a number below a million was drawn.
+    #[inline]
+    pub fn keeps(&self, draw: impl FnOnce() -> u32) -> bool {
+        self.share_ppm > 0 && draw() < self.share_ppm
+    }
+}
+
 /// The data plane's limits; `limits.md` has the sources. Times are those of one occasion, counts those of one worker's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

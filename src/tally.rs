@@ -258,7 +258,7 @@ impl<T> PerWorker<T> {
 }
 
 /// Every way in which weir refuses a request, in the order of `WorkerCounts::refused`: words of log and metric.
-pub const REFUSALS: [&str; 17] = [
+pub const REFUSALS: [&str; 21] = [
     "bad_host",
     "bad_framing",
     "method",
@@ -276,6 +276,10 @@ pub const REFUSALS: [&str; 17] = [
     "websocket",
     "overloaded",
     "body_too_long",
+    "bad_request",
+    "head_too_long",
+    "coding",
+    "version",
 ];
 
 /// Why a client's connection is closed unserved, in the order of `ListenerCounts::refused`: words of the metric.

@@ -1,9 +1,13 @@
 //! One client connection: TLS or not, HTTP/1 or HTTP/2, its deadlines, and its polite end when the worker drains.
 
 use super::admission::{Cut, Seated, TurnedAway};
+use super::framing::Caps;
 use super::local::{Seat, Worker};
+use super::misread;
 use super::pulse::{Pulse, Watched};
+use super::refusal::Refusal;
 use super::request;
+use super::strict::{Remains, Strict};
 use super::tunnel::Tunnel;
 use super::vigil::{StreamVigil, Verdict, Vigil};
 use crate::snapshot::Limits;
@@ -110,6 +114,7 @@ pub async fn serve(worker: Rc<Worker>, listener_index: usize, stream: TcpStream,
     };
     match served {
         Ok(()) => {}
+        Err(Unserved::Left) => {}
         Err(Unserved::Cut(why)) => terms.counts.cut(worker.index, why),
         Err(Unserved::TurnedAway(why)) => terms.counts.turn_away(worker.index, why),
     }
@@ -117,6 +122,8 @@ pub async fn serve(worker: Rc<Worker>, listener_index: usize, stream: TcpStream,
 
 /// Why a connection ended other than by itself.
 enum Unserved {
+    /// The client did not end it when it was told.
+    Left,
     Cut(Cut),
     TurnedAway(TurnedAway),
 }
@@ -223,21 +230,26 @@ async fn speak<S: ClientStream>(
         begun: http2,
         vigil: Vigil::new(Rc::clone(&pulse), http2, limits, age),
     };
-    let io = TokioIo::new(stream);
     match protocol {
         Protocol::Http1 => {
+            let io = TokioIo::new(Strict::new(stream, Rc::clone(&pulse), caps(limits)));
             let mut connection = http1_builder(limits).serve_connection(io, &service);
             let ended = run(watch, Pin::new(&mut connection), |connection| connection.graceful_shutdown()).await?;
-            if let (true, Some(tunnel)) = (ended, client.tunnel.take()) {
-                let parts = connection.into_parts();
-                tunnel.run(parts.io.into_inner(), parts.read_buf).await;
+            let parts = connection.into_parts();
+            let Remains { stream, kept, refused } = parts.io.into_inner().into_remains();
+            match (ended, client.tunnel.take(), refused) {
+                (Ok(()), Some(tunnel), _) => tunnel.run(stream, [parts.read_buf, kept.freeze()]).await,
+                (_, _, Some(refusal)) => misread::tell(worker, &client, &pulse, stream, &kept, refusal).await,
+                // hyper has told the client already.
+                (Err(error), ..) if error.is_parse() => misread::count(worker, Refusal::BadRequest),
+                _ => {}
             }
             Ok(())
         }
         Protocol::Http2 => {
             let counts = Arc::clone(&terms.counts);
             let streams = Streams { pulse: Rc::clone(&pulse), stall: limits.write_stall, worker: worker.index, counts };
-            let connection = pin!(http2_builder(limits, streams).serve_connection(io, &service));
+            let connection = pin!(http2_builder(limits, streams).serve_connection(TokioIo::new(stream), &service));
             run(watch, connection, |connection| connection.graceful_shutdown()).await.map(|_| ())
         }
     }
@@ -282,21 +294,21 @@ struct Watch<'a> {
 
 /// Polls a connection to its end, and tells it once to finish: when the worker drains, when it has lasted long enough,
 /// when nothing happens on it. One whose first request may be on its way when the worker drains is told when that has
-/// come: hyper would close it at once. Whether it ended well.
-async fn run<C, E>(
+/// come: hyper would close it at once. How it ended.
+async fn run<C>(
     mut watch: Watch<'_>,
     mut connection: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),
-) -> Result<bool, Unserved>
+) -> Result<hyper::Result<()>, Unserved>
 where
-    C: Future<Output = Result<(), E>>,
+    C: Future<Output = hyper::Result<()>>,
 {
     let mut late: Option<Pin<Box<Sleep>>> = None;
     watch.seat.wake_by(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    poll_fn(|cx: &mut Context<'_>| -> Poll<Result<bool, Unserved>> {
+    poll_fn(|cx: &mut Context<'_>| -> Poll<Result<hyper::Result<()>, Unserved>> {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Ok(ended.is_ok()));
+                return Poll::Ready(Ok(ended));
             }
             let mut ends = false;
             if !watch.vigil.is_told() {
@@ -316,7 +328,7 @@ where
                 }
                 Verdict::Cut(why) => {
                     watch.pulse.reset();
-                    return Poll::Ready(why.map_or(Ok(false), |why| Err(Unserved::Cut(why))));
+                    return Poll::Ready(Err(why.map_or(Unserved::Left, Unserved::Cut)));
                 }
             }
         }
@@ -350,6 +362,11 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
             .await;
         });
     }
+}
+
+/// What a head may have; hyper's own limits are behind these.
+fn caps(limits: &Limits) -> Caps {
+    Caps { head_bytes: limits.max_header_bytes, fields: limits.max_headers, target_bytes: limits.max_uri_bytes }
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {

@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body::Frame;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -207,9 +208,25 @@ pub fn trailers(section: &[u8]) -> Result<HeaderMap, MalformedHead> {
     Ok(headers)
 }
 
-/// Whether a field may stand in trailers: none for framing, routing, authentication or content negotiation.
+/// A frame of a body without the trailers that must not stand there.
+pub fn without_bad_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut fields) => {
+            let unwanted: Vec<HeaderName> = fields.keys().filter(|name| !may_trail(name)).cloned().collect();
+            for name in unwanted {
+                fields.remove(name);
+            }
+            Frame::trailers(fields)
+        }
+        Err(frame) => frame,
+    }
+}
+
+/// Whether a field may stand in trailers: none for framing, routing, authentication or content negotiation, and none that
+/// weir sets itself.
 pub fn may_trail(name: &HeaderName) -> bool {
     !concerns_connection(name)
+        && !["x-weir-", "x-forwarded-"].iter().any(|prefix| name.as_str().starts_with(prefix))
         && !matches!(
             name.as_str(),
             "authorization"
@@ -218,6 +235,7 @@ pub fn may_trail(name: &HeaderName) -> bool {
                 | "content-range"
                 | "content-type"
                 | "cookie"
+                | "forwarded"
                 | "host"
                 | "set-cookie"
                 | "trailer"

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -34,6 +34,10 @@ pub struct Pulse {
     /// Whether everything is said, and the client has not stopped talking.
     lingering: Cell<bool>,
     reset: Cell<bool>,
+    /// Whether something came that is no request.
+    misread: Cell<bool>,
+    /// Whom to wake when a request is no longer under way.
+    waiting: Cell<Option<Waker>>,
     /// What the body that was polled last in this task had to say.
     polled: Cell<Option<Polled>>,
 }
@@ -127,6 +131,21 @@ impl Pulse {
         self.reset.set(true);
     }
 
+    /// Whether a request is under way.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.get() > 0
+    }
+
+    /// Whom to wake when a request ends.
+    pub fn wake_after(&self, waker: &Waker) {
+        self.waiting.set(Some(waker.clone()));
+    }
+
+    /// Something came that is no request; what the client goes on to send is thrown away.
+    pub fn misread(&self) {
+        self.misread.set(true);
+    }
+
     /// What the body polled since the last call said, if one was polled.
     pub fn take_polled(&self) -> Option<Polled> {
         self.polled.take()
@@ -174,6 +193,9 @@ impl Drop for UnderWay {
         self.0.under_way.set(self.0.under_way.get().saturating_sub(1));
         self.0.in_head.set(self.0.ahead.take());
         self.0.moved();
+        if let Some(waiting) = self.0.waiting.take() {
+            waiting.wake();
+        }
     }
 }
 
@@ -234,13 +256,14 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Ends what is sent and, after a request with a body, waits until the client has ended too: closed while a body is
+    /// Ends what is sent and, after a request with a body or what was none, waits until the client has ended too: closed while a body is
     /// on its way the connection would be reset, and the client might lose the answer that tells it to stop (RFC 9112,
     /// section 9.6).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.pulse.lingering.get() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            if self.pulse.bodiless.get() || self.pulse.http2.get() || !self.pulse.has_begun() {
+            let silent = self.pulse.bodiless.get() || self.pulse.http2.get() || !self.pulse.has_begun();
+            if silent && !self.pulse.misread.get() {
                 return Poll::Ready(Ok(()));
             }
             self.pulse.lingering.set(true);

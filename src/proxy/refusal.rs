@@ -47,6 +47,14 @@ pub enum Refusal {
     Overloaded,
     /// The request's body is longer than `max_body`.
     BodyTooLong,
+    /// What is no request line, or no header field.
+    BadRequest,
+    /// A head with more bytes or fields than it may have.
+    HeadTooLong,
+    /// A transfer coding besides chunked.
+    Coding,
+    /// A version of HTTP that is not spoken.
+    Version,
 }
 
 impl Refusal {
@@ -58,7 +66,12 @@ impl Refusal {
     /// The status of the answer.
     pub const fn status(self) -> StatusCode {
         match self {
-            Refusal::BadHost | Refusal::BadFraming | Refusal::ClientLeft => StatusCode::BAD_REQUEST,
+            Refusal::BadHost | Refusal::BadFraming | Refusal::BadRequest | Refusal::ClientLeft => {
+                StatusCode::BAD_REQUEST
+            }
+            Refusal::HeadTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refusal::Coding => StatusCode::NOT_IMPLEMENTED,
+            Refusal::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::UriTooLong => StatusCode::URI_TOO_LONG,
             Refusal::NoRoute => StatusCode::NOT_FOUND,
@@ -77,17 +90,28 @@ impl Refusal {
             Refusal::ClientLeft | Refusal::ClientSlow => "1",
             Refusal::Timeout => "4",
             Refusal::Method | Refusal::NoRoute | Refusal::WebSocket => "12",
-            Refusal::BadHost | Refusal::BadFraming | Refusal::UriTooLong => "13",
-            Refusal::BodyTooLong => "8",
+            Refusal::BadHost | Refusal::BadFraming | Refusal::BadRequest | Refusal::UriTooLong => "13",
+            Refusal::Coding | Refusal::Version => "12",
+            Refusal::BodyTooLong | Refusal::HeadTooLong => "8",
             Refusal::NoEndpoint | Refusal::Busy | Refusal::Overloaded => "14",
             Refusal::Connect | Refusal::Tls | Refusal::Reset | Refusal::Protocol => "14",
         }
     }
 
-    /// The answer: the word and the request's id as text, or the same as gRPC trailers-only answer.
+    /// Whether it leaves in doubt what else its HTTP/1 connection carries, so that nothing more of that may be read.
+    pub const fn leaves_doubt(self) -> bool {
+        use Refusal::*;
+        matches!(self, BadHost | BadFraming | BadRequest | Method | UriTooLong | HeadTooLong | Coding | Version)
+    }
+
+    /// What an answer says: the word and the request's id.
+    pub fn text(self, ids: &Ids) -> String {
+        format!("{}\nrequest id: {}\n", self.word(), String::from_utf8_lossy(ids.request()))
+    }
+
+    /// The answer: its text, or the same as gRPC trailers-only answer.
     pub fn answer(self, request: &Parts, ids: &Ids) -> Response<Body> {
         let word = self.word();
-        let id = String::from_utf8_lossy(ids.request());
         let is_grpc =
             request.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         if is_grpc {
@@ -98,7 +122,7 @@ impl Refusal {
             headers.insert("grpc-message", HeaderValue::from_static(word));
             return answer;
         }
-        let mut answer = Response::new(Body::fixed(Bytes::from(format!("{word}\nrequest id: {id}\n"))));
+        let mut answer = Response::new(Body::fixed(Bytes::from(self.text(ids))));
         *answer.status_mut() = self.status();
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if self == Refusal::Overloaded {
@@ -144,7 +168,11 @@ mod tests {
         assert_eq!(Refusal::BadHost.word(), "bad_host");
         assert_eq!(Refusal::Busy.word(), "upstream_busy");
         assert_eq!(Refusal::Timeout.word(), "timeout");
-        assert_eq!(Refusal::BodyTooLong as usize + 1, REFUSALS.len());
+        assert_eq!(Refusal::Version as usize + 1, REFUSALS.len());
+        assert_eq!(Refusal::BadRequest.word(), "bad_request");
+        assert_eq!(Refusal::HeadTooLong.word(), "head_too_long");
+        assert_eq!(Refusal::Coding.word(), "coding");
+        assert_eq!(Refusal::Version.word(), "version");
         assert_eq!(Refusal::Overloaded.word(), "overloaded");
         assert_eq!(Refusal::BodyTooLong.word(), "body_too_long");
         assert_eq!(Refusal::ClientSlow.word(), "client_slow");

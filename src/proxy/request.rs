@@ -84,12 +84,12 @@ pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
     let ids = Ids::of(&parts.headers, worker.random());
     let mut line = access_line(&worker, &adopted, &client, &parts, &ids);
     let exchange = Exchange { worker: &worker, adopted: &adopted, client: &client, parts: &parts, ids: &ids, started };
-    let mut response = match exchange.answer(body, &mut line).await {
-        Ok(response) => response,
-        Err(refusal) => exchange.refuse(refusal, line),
+    let (mut response, doubt) = match exchange.answer(body, &mut line).await {
+        Ok(response) => (response, false),
+        Err(refusal) => (exchange.refuse(refusal, line), refusal.leaves_doubt()),
     };
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if worker.is_draining() && parts.version <= Version::HTTP_11 && !switches {
+    if (doubt || worker.is_draining()) && parts.version <= Version::HTTP_11 && !switches {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -360,8 +360,7 @@ fn expose(headers: &mut HeaderMap, snapshot: &Snapshot, route: &Route, decisions
 
 /// A line for the access log, if this request is among those it keeps.
 fn access_line(worker: &Worker, adopted: &Adopted, client: &Client, parts: &Parts, ids: &Ids) -> Option<Box<Line>> {
-    let share_ppm = adopted.snapshot.access_log.share_ppm;
-    if share_ppm == 0 || worker.random_below(1_000_000) >= share_ppm {
+    if !adopted.snapshot.access_log.keeps(|| worker.random_below(1_000_000)) {
         return None;
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -1,11 +1,13 @@
 //! Steps 2 of the request: what is asked for, and the route that takes it.
 
 use super::refusal::Refusal;
+use super::websocket;
 use crate::snapshot::{HostPattern, Limits, Match, Route, Snapshot};
 use http::Method;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
+use std::net::Ipv6Addr;
 
 /// Refuses what is not proxied whatever the routes say; gives the host that the request asks for, port included.
 /// It is empty only for an HTTP/1.0 client that names none.
@@ -20,7 +22,27 @@ pub fn screen<'a>(parts: &'a Parts, limits: &Limits) -> Result<&'a str, Refusal>
     if !is_framed_clearly(&parts.headers) {
         return Err(Refusal::BadFraming);
     }
+    // Without a path there is only the server as a whole, of which only OPTIONS may ask (RFC 9112, section 3.2.4).
+    let nothing = !parts.uri.path().starts_with('/') && parts.method != Method::OPTIONS;
+    if nothing || is_stripping(&parts.headers) || websocket::has_body_before(&parts.headers) {
+        return Err(Refusal::BadRequest);
+    }
     host(parts).ok_or(Refusal::BadHost)
+}
+
+/// Whether `Connection` asks to strip the request of a field that goes to its end: who reads the fields before it is
+/// stripped and who reads them after would see two requests (RFC 9110, section 7.6.1).
+fn is_stripping(headers: &HeaderMap) -> bool {
+    let is_protected = |name: &[u8]| {
+        let is = |protected: &&str| name.eq_ignore_ascii_case(protected.as_bytes());
+        let starts =
+            |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
+        PROTECTED.iter().any(is) || PROTECTED_PREFIXES.iter().any(starts)
+    };
+    headers.get_all(CONNECTION).iter().any(|value| {
+        let mut names = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        names.any(is_protected)
+    })
 }
 
 /// Whether the body's end can be understood in one way only: by a length, or by the chunked coding alone (RFC 9112 §6.3).
@@ -56,13 +78,20 @@ fn host(parts: &Parts) -> Option<&str> {
     is_authority(host).then_some(host)
 }
 
-/// Letters, digits and the marks of names, addresses and ports (RFC 3986 §3.2.2, user information left out).
-fn is_authority(host: &str) -> bool {
-    let allowed = |byte: u8| {
-        matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':')
-            || b"[]%!$&'()*+,;=".contains(&byte)
+/// A name or an address, and a port if there is one (RFC 3986 §3.2.2, user information left out).
+fn is_authority(authority: &str) -> bool {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => match address.parse::<Ipv6Addr>() {
+            Ok(_) => (address, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
+            Err(_) => return false,
+        },
+        None => authority.split_once(':').map_or((authority, Some("")), |(host, port)| (host, Some(port))),
     };
-    !host.is_empty() && host.bytes().all(allowed)
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let marks = b"-._~%!$&'()*+,;=:";
+    !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
+        && port.is_some_and(|port| port.is_empty() || is_port(port))
 }
 
 /// The first route that matches, with its index.
@@ -111,6 +140,28 @@ fn has_prefix(path: &str, prefix: &str) -> bool {
     }
 }
 
+/// Fields that `Connection` cannot take away: of routing, framing, content, identity, and those that weir itself writes.
+const PROTECTED: [&str; 16] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "range",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "x-request-id",
+    "x-real-ip",
+];
+/// Beginnings of such names.
+const PROTECTED_PREFIXES: [&str; 2] = ["x-forwarded-", "x-weir-"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +184,14 @@ mod tests {
         assert_eq!(asked(v11, "/", &["a", "a"]), None);
         assert_eq!(asked(v11, "/", &[]), None);
         assert_eq!(asked(v11, "/", &["a b"]), None);
-        assert_eq!(asked(v11, "/", &["user@a"]), None);
+        for odd in
+            ["user@a", "a/b", "a:b", "a:99999", "a:1:2", "a:-1", ":80", "[::1", "[a]", "[::1]x", "a]", "a\\b", "a?b"]
+        {
+            assert_eq!(asked(v11, "/", &[odd]), None, "{odd}");
+        }
+        for good in ["a:", "a.b:0", "[::1]", "[::1]:80", "a_b", "127.0.0.1:8080"] {
+            assert_eq!(asked(v11, "/", &[good]).as_deref(), Some(good));
+        }
         assert_eq!(asked(Version::HTTP_10, "/", &[]).as_deref(), Some(""));
     }
 

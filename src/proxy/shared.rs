@@ -1,6 +1,7 @@
 //! A connection to an HTTP/2 upstream that many requests of one worker share, over hyper's client.
 
 use super::fault::{Fault, Progress};
+use super::head::without_bad_trailers;
 use super::link::{Io, Link, Place};
 use super::replay::{Broken, Outgoing};
 use crate::clock::Time;
@@ -161,7 +162,7 @@ impl Body for Upload {
         if passed.progress() != before {
             passed.changed();
         }
-        polled
+        polled.map(|frame| frame.map(|frame| frame.map(without_bad_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {

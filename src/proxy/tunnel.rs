@@ -47,12 +47,12 @@ impl Tunnel {
     }
 
     /// Carries bytes until both sides have ended; `early` is what the client had sent already.
-    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(mut self, client: S, early: Bytes) {
+    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(mut self, client: S, early: [Bytes; 2]) {
         let Switched { mut link, lease } = *self.upstream;
         let (mut down, mut up) = (Lane::default(), Lane::default());
         down.take(&std::mem::take(&mut link.inbox));
         up.waiting.extend_from_slice(link.outbox.waiting());
-        up.take(&early);
+        early.iter().for_each(|early| up.take(early));
         let stream = self.observation.lasting(Kind::Tunnel);
         let random = self.observation.worker().random().to_le_bytes();
         let [first, second, third, fourth, ..] = random;

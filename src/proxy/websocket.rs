@@ -37,6 +37,15 @@ pub fn is_asked_for(request: &Parts) -> bool {
         && headers.get(CONTENT_LENGTH).is_none_or(|length| length.as_bytes().trim_ascii() == b"0")
 }
 
+/// Whether a body comes before a WebSocket: what is body and what is frames, two readers could see differently.
+pub fn has_body_before(headers: &HeaderMap) -> bool {
+    let has_body = || {
+        headers.contains_key(TRANSFER_ENCODING)
+            || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes().trim_ascii() != b"0")
+    };
+    headers.contains_key(UPGRADE) && lists(headers, &UPGRADE, b"websocket") && has_body()
+}
+
 /// Whether the field's list has that element, without case.
 fn lists(headers: &HeaderMap, name: &HeaderName, element: &[u8]) -> bool {
     let elements = |value: &'_ HeaderValue| {

@@ -22,6 +22,8 @@ mod counts;
 mod crossing;
 mod diff;
 mod fallback;
+mod framing;
+mod framing_h2;
 mod headers;
 mod health;
 mod history;

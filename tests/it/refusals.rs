@@ -342,41 +342,37 @@ async fn what_two_parsers_could_read_differently_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_in_a_coding_that_weir_does_not_undo_or_coded_twice_is_400() {
+async fn a_body_in_a_coding_that_weir_does_not_undo_is_501_and_one_in_doubt_400() {
     let origin = Origin::start("new").await;
     let weir = canary(&origin).await;
     let codings = [
-        "transfer-encoding: gzip, chunked\r\n",
-        "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n",
-        "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
-        "transfer-encoding: chunked, chunked\r\n",
-        "transfer-encoding: gzip\r\n",
-        "transfer-encoding: xchunked\r\n",
+        ("transfer-encoding: gzip, chunked\r\n", 501),
+        ("transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", 400),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", 400),
+        ("transfer-encoding: chunked, chunked\r\n", 400),
+        ("transfer-encoding: gzip\r\n", 400),
+        ("transfer-encoding: xchunked\r\n", 400),
     ];
-    for coding in codings {
+    for (coding, status) in codings {
         let mut client = RawClient::connect(weir.address).await;
         client.send(format!("POST / HTTP/1.1\r\nhost: a\r\nx-user-id: u\r\n{coding}\r\n0\r\n\r\n")).await;
-        assert_eq!(client.answer().await.status, 400, "{coding:?}");
+        assert_eq!(client.answer().await.status, status, "{coding:?}");
     }
     assert_eq!(origin.count(), 0);
     weir.stop().await;
 }
 
 #[tokio::test]
-async fn a_request_with_two_framings_goes_on_with_one_and_is_the_last_of_its_connection() {
+async fn a_request_with_two_framings_is_refused_and_is_the_last_of_its_connection() {
     let origin = Origin::start("new").await;
     let weir = canary(&origin).await;
     let mut client = RawClient::connect(weir.address).await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     let head = "POST /outer HTTP/1.1\r\nhost: a\r\nx-user-id: u\r\ntransfer-encoding: chunked\r\n";
     client.send(format!("{head}content-length: {}\r\n\r\n0\r\n\r\n{smuggled}", 5 + smuggled.len())).await;
-    let answer = client.answer().await;
-    assert!(answer.status == 200 || answer.status == 400, "{answer:?}");
+    assert_eq!(client.answer().await.status, 400);
     assert!(client.try_answer().await.is_none(), "what followed was read as a request");
-    for seen in origin.state().requests {
-        assert_eq!((seen.target.as_str(), seen.body_bytes), ("/outer", 0));
-        assert!(seen.field("content-length").is_none() || seen.field("transfer-encoding").is_none(), "{seen:?}");
-    }
+    assert_eq!(origin.count(), 0);
     weir.stop().await;
 }
 

@@ -227,18 +227,26 @@ async fn a_101_that_nobody_asked_for_or_to_something_else_is_a_failure() {
 }
 
 #[tokio::test]
-async fn other_upgrades_and_requests_with_a_body_are_not_forwarded_as_such() {
+async fn other_upgrades_are_not_forwarded_and_a_websocket_behind_a_body_is_refused() {
     let origin = Origin::start("new").await;
     let weir = Weir::start(&canary(origin.address)).await;
     let mut client = RawClient::connect(weir.address).await;
     let unit = ("x-user-id", "u");
-    for (method, body, protocol) in [("GET", &b""[..], "h2c"), ("POST", b"x", "websocket"), ("GET", b"x", "websocket")]
-    {
+    for (method, body, protocol) in [("GET", &b""[..], "h2c"), ("POST", b"x", "h2c"), ("POST", b"", "websocket")] {
         let fields = [unit, ("connection", "upgrade"), ("upgrade", protocol)];
         client.send(crate::harness::raw::request(method, "/", &fields, body)).await;
         assert_eq!(client.answer().await.status, 200, "{method} {protocol}");
         assert_eq!(origin.last().field("upgrade"), None, "{method} {protocol}");
     }
+    let before = origin.count();
+    for method in ["POST", "GET"] {
+        let fields = [unit, ("connection", "upgrade"), ("upgrade", "websocket")];
+        let mut client = RawClient::connect(weir.address).await;
+        client.send(crate::harness::raw::request(method, "/", &fields, b"x")).await;
+        assert_eq!(client.answer().await.status, 400, "{method}");
+        assert!(client.ended().await, "{method}");
+    }
+    assert_eq!(origin.count(), before);
     weir.stop().await;
 }
 

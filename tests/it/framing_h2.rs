@@ -1,0 +1,221 @@
+//! HTTP/2 frames by hand: what is malformed resets its stream or ends its connection and reaches no upstream; what is
+//! well-formed reaches it in one form.
+
+use crate::harness::Config;
+use crate::harness::Weir;
+use crate::harness::recorder::Recorder;
+use crate::harness::streams::{CONTINUATION, DATA, END_HEADERS, END_STREAM, End, HEADERS, Streams, block};
+
+const METHOD: (&str, &str) = (":method", "GET");
+const POST: (&str, &str) = (":method", "POST");
+const SCHEME: (&str, &str) = (":scheme", "http");
+const AUTHORITY: (&str, &str) = (":authority", "a.example");
+const PATH: (&str, &str) = (":path", "/");
+const UNIT: (&str, &str) = ("x-user-id", "u");
+
+/// PROTOCOL_ERROR.
+const PROTOCOL: u32 = 1;
+
+/// What becomes of a head.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// Its stream is reset, or its connection ends: it is malformed.
+    Malformed,
+    /// It is refused with that status.
+    Refused(u16),
+    /// It reaches the upstream with the first of these and not the second.
+    Passes(&'static str, &'static str),
+}
+use Fate::{Malformed, Passes, Refused};
+
+/// Kind, flags, stream and payload.
+type Frame = (u8, u8, u32, Vec<u8>);
+type Case = (&'static [(&'static str, &'static str)], Fate);
+
+const CASES: &[Case] = &[
+    (&[METHOD, SCHEME, AUTHORITY, PATH, UNIT], Passes("host: a.example\r\n", "evil")),
+    // Names and values.
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("X-Upper", "1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("", "1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("a b", "1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("a:b", "1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("a\r\nevil", "1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("a\0", "1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("a", "1\r\nevil: 1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("a", "1\nevil: 1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("a", "1\revil")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("a", "1\0")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, UNIT, ("x_forwarded_for", "evil")], Passes("GET", "evil")),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, UNIT, ("x-weir-rollout", "evil")], Passes("GET", "evil")),
+    // Fields of a connection.
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("connection", "close")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("connection", "x-user-id")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("keep-alive", "1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("proxy-connection", "close")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("transfer-encoding", "chunked")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("upgrade", "websocket")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("te", "gzip")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, UNIT, ("te", "trailers")], Passes("te: trailers\r\n", "evil")),
+    // Pseudo-fields.
+    (&[METHOD, METHOD, SCHEME, AUTHORITY, PATH], Malformed),
+    (&[METHOD, POST, SCHEME, AUTHORITY, PATH], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, (":path", "/evil")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, (":authority", "evil"), PATH], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, UNIT, (":path", "/evil")], Malformed),
+    (&[UNIT, METHOD, SCHEME, AUTHORITY, PATH], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, (":evil", "1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, (":status", "200")], Malformed),
+    (&[SCHEME, AUTHORITY, PATH], Malformed),
+    (&[METHOD, AUTHORITY, PATH], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY], Malformed),
+    (&[METHOD, SCHEME, PATH], Refused(400)),
+    (&[METHOD, SCHEME, PATH, UNIT, ("host", "a.example")], Passes("host: a.example\r\n", "evil")),
+    // Targets and hosts.
+    (&[METHOD, SCHEME, AUTHORITY, (":path", "")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, (":path", "evil")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, (":path", "/evil HTTP/1.1\r\nx: y")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, (":path", "/evil /x")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, (":path", "/evil\x01")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, (":path", "/a#evil"), UNIT], Passes("GET /a HTTP/1.1\r\n", "evil")),
+    (&[METHOD, SCHEME, AUTHORITY, (":path", "http://evil/")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("host", "evil")], Refused(400)),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("host", "a.example"), ("host", "a.example")], Refused(400)),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, UNIT, ("host", "a.example")], Passes("host: a.example\r\n", "evil")),
+    (&[METHOD, SCHEME, (":authority", "user@a.example"), PATH], Refused(400)),
+    (&[METHOD, SCHEME, (":authority", "a.example/evil"), PATH], Malformed),
+    (&[METHOD, SCHEME, (":authority", "a.example:evil"), PATH], Malformed),
+    (&[METHOD, SCHEME, (":authority", "a.example:99999"), PATH], Refused(400)),
+    (&[METHOD, SCHEME, (":authority", "a.example evil"), PATH], Malformed),
+    // Methods.
+    (&[(":method", "G T"), SCHEME, AUTHORITY, PATH], Malformed),
+    (&[(":method", "GET /evil HTTP/1.1\r\nx: y"), SCHEME, AUTHORITY, PATH], Malformed),
+    (&[(":method", ""), SCHEME, AUTHORITY, PATH], Malformed),
+    (&[(":method", "TRACE"), SCHEME, AUTHORITY, PATH], Refused(405)),
+    (&[(":method", "CONNECT"), AUTHORITY], Refused(405)),
+    (&[(":method", "CONNECT"), SCHEME, AUTHORITY, PATH], Malformed),
+    // Lengths.
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("content-length", "5")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("content-length", "-1")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, ("content-length", "0, 0")], Malformed),
+    (&[METHOD, SCHEME, AUTHORITY, PATH, UNIT, ("content-length", "0")], Passes("GET", "evil")),
+    // Cookies.
+    (
+        &[METHOD, SCHEME, AUTHORITY, PATH, UNIT, ("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")],
+        Passes("cookie: a=1; b=2; c=3\r\n", "evil"),
+    ),
+];
+
+async fn weir(recorder: &Recorder) -> Weir {
+    Weir::start(&Config::between(recorder.address, recorder.address)).await
+}
+
+#[tokio::test]
+async fn malformed_heads_reach_nobody_and_others_in_one_form() {
+    let recorder = Recorder::start().await;
+    let weir = weir(&recorder).await;
+    let mut reached = 0;
+    for (fields, fate) in CASES {
+        let before = recorder.heard();
+        let mut client = Streams::connect(weir.address).await;
+        client.head(1, END_STREAM, fields).await;
+        let end = client.end(1).await;
+        match fate {
+            Malformed => assert!(!matches!(end, End::Answer(200..=399 | 0)), "{fields:?}: {end:?}"),
+            Refused(status) => assert_eq!(end, End::Answer(*status), "{fields:?}"),
+            Passes(has, has_not) => {
+                assert_eq!(end, End::Answer(200), "{fields:?}");
+                reached += 1;
+                let own = recorder.since(&before);
+                assert!(own.contains(has) && !own.contains(has_not), "{fields:?} became {own:?}");
+            }
+        }
+        assert_eq!(recorder.request_lines().len(), reached, "{fields:?}");
+    }
+    assert!(!recorder.heard().concat().contains("evil"));
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_as_long_as_it_says_is_never_a_whole_request() {
+    let recorder = Recorder::start().await;
+    let weir = weir(&recorder).await;
+    for (length, pieces, whole) in [
+        ("5", &["hello"][..], true),
+        ("5", &["he", "", "llo"], true),
+        ("5", &["hell"], false),
+        ("5", &["hello!"], false),
+        ("5", &[""], false),
+        ("0", &["x"], false),
+    ] {
+        let before = recorder.heard().concat().matches("hello").count();
+        let mut client = Streams::connect(weir.address).await;
+        client.head(1, 0, &[POST, SCHEME, AUTHORITY, PATH, UNIT, ("content-length", length)]).await;
+        for (index, piece) in pieces.iter().enumerate() {
+            let flags = if index + 1 == pieces.len() { END_STREAM } else { 0 };
+            client.frame(DATA, flags, 1, piece.as_bytes()).await;
+        }
+        let end = client.end(1).await;
+        assert_eq!(end == End::Answer(200), whole, "{length} {pieces:?}: {end:?}");
+        let after = recorder.heard().concat().matches("hello").count();
+        assert_eq!(after > before, whole, "{length} {pieces:?}");
+    }
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn trailers_that_are_malformed_or_must_not_stand_there_do_not_reach_the_upstream() {
+    let recorder = Recorder::start().await;
+    let weir = weir(&recorder).await;
+    for (trailers, passes) in [
+        (&[("x-sum", "7"), ("authorization", "evil"), ("content-length", "99"), ("x-weir-rollout", "evil")][..], true),
+        // Not malformed for the library, but gone.
+        (&[(":path", "/evil")], true),
+        (&[("connection", "evil")], false),
+        (&[("X-Upper", "evil")], false),
+        (&[("x", "1\r\nevil: 1")], false),
+    ] {
+        let mut client = Streams::connect(weir.address).await;
+        client.head(1, 0, &[POST, SCHEME, AUTHORITY, PATH, UNIT]).await;
+        client.frame(DATA, 0, 1, b"hello").await;
+        client.head(1, END_STREAM, trailers).await;
+        let end = client.end(1).await;
+        assert_eq!(end == End::Answer(200), passes, "{trailers:?}: {end:?}");
+    }
+    let heard = recorder.heard().concat();
+    assert!(heard.contains("x-sum: 7\r\n") && !heard.contains("evil") && !heard.contains("content-length"), "{heard}");
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn frames_out_of_place_end_the_connection() {
+    let recorder = Recorder::start().await;
+    let weir = weir(&recorder).await;
+    let head = block(&[METHOD, SCHEME, AUTHORITY, PATH, UNIT]);
+    let cases: Vec<(&str, Vec<Frame>)> = vec![
+        ("a head on stream 0", vec![(HEADERS, END_HEADERS | END_STREAM, 0, head.clone())]),
+        ("a head on an even stream", vec![(HEADERS, END_HEADERS | END_STREAM, 2, head.clone())]),
+        ("data on a stream that is not there", vec![(DATA, END_STREAM, 1, b"evil".to_vec())]),
+        (
+            "a frame between the parts of a head",
+            vec![(HEADERS, END_STREAM, 1, head.clone()), (DATA, END_STREAM, 1, b"evil".to_vec())],
+        ),
+        ("a part of a head that has none before", vec![(CONTINUATION, END_HEADERS, 1, head.clone())]),
+        ("fields that are none", vec![(HEADERS, END_HEADERS | END_STREAM, 1, vec![0xff; 40])]),
+        ("a frame beyond the limit", vec![(DATA, END_STREAM, 1, vec![0; 20_000])]),
+    ];
+    for (what, frames) in cases {
+        let mut client = Streams::connect(weir.address).await;
+        for (kind, flags, stream, payload) in &frames {
+            client.frame(*kind, *flags, *stream, payload).await;
+        }
+        let end = client.end(frames[0].2).await;
+        assert!(matches!(end, End::GoAway(_) | End::Closed | End::Reset(PROTOCOL)), "{what}: {end:?}");
+        assert_eq!(recorder.request_lines().len(), 0, "{what}");
+    }
+    let mut client = Streams::connect(weir.address).await;
+    let (first, rest) = head.split_at(9);
+    client.frame(HEADERS, END_STREAM, 1, first).await;
+    client.frame(CONTINUATION, END_HEADERS, 1, rest).await;
+    assert_eq!(client.end(1).await, End::Answer(200));
+    weir.stop().await;
+}
