@@ -29,6 +29,11 @@ pub fn stands(rollout: &Rollout) -> String {
     said
 }
 
+/// What somebody should do about it, as a line.
+pub fn note(rollout: &Rollout) -> Option<String> {
+    rollout.note.as_deref().map(|note| format!("note: {}\n", render::clean(note)))
+}
+
 /// `stage ten (1 of 3) at 10%`, or the weight alone.
 fn within(rollout: &Rollout) -> String {
     match &rollout.stage {

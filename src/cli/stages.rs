@@ -10,7 +10,9 @@ pub fn tables(rollout: &Rollout, paint: Paint) -> String {
     let mut text = String::new();
     if !rollout.stages.is_empty() {
         text.push_str(&stages(rollout).print(paint));
-        text.push_str(&format!("now: {}\n\n", plan::stands(rollout)));
+        text.push_str(&format!("now: {}\n", plan::stands(rollout)));
+        text.extend(plan::note(rollout));
+        text.push('\n');
     }
     text.push_str(&criteria(rollout, paint));
     text

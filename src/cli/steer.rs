@@ -68,5 +68,6 @@ fn send(
         }
         None => format!("{name}: {}", plan::stands(&rollout)),
     };
-    console.print(global, &answer.text, || Ok(said + "\n"))
+    let note = plan::note(&rollout).unwrap_or_default();
+    console.print(global, &answer.text, || Ok(format!("{said}\n{note}")))
 }

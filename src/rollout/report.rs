@@ -80,6 +80,8 @@ pub struct RolloutReport {
     pub stages: Vec<PlannedStage>,
     /// What stands between it and its next stage; none without stages.
     pub next: Option<PassageReport>,
+    /// What somebody should do about its plan.
+    pub note: Option<String>,
     /// Both arms over the window asked for, by arm index; forced and probe requests are not among them.
     pub arms: [ArmReport; 2],
     /// What is mirrored to its canary; none if nothing is.

@@ -44,7 +44,14 @@ pub fn turned(old: &Standing<'_>, turn: Turn, actor: &str) -> Step {
     let mut saves = Vec::new();
     if let Some(ended) = turn.ended {
         let captured = old.runtime.record.clone();
-        if ended.becomes_baseline && !captured.values.is_empty() {
+        if ended.becomes_baseline && captured.values.is_empty() {
+            let what = match old.runtime.captures.contains_key("") {
+                true => "the baseline stays what it was",
+                false => "there is no baseline",
+            };
+            let reason = format!("nothing was measured in stage `{}`: {what}", ended.stage);
+            entries.push(of_baseline(&rollout, origin(reason)));
+        } else if ended.becomes_baseline {
             let reason = format!("recorded at the end of stage `{}`", ended.stage);
             entries.push(of_baseline(&rollout, origin(reason)));
             // What had no data, as stable has none once everything is on the canary, keeps the value that was recorded last.

@@ -264,6 +264,7 @@ mod tests {
             triggers: Vec::new(),
             stages: Vec::new(),
             next: None,
+            note: None,
             breaker: Some(BreakerReport::default()),
             arms: [arm(1500, 0, 10.0), arm(500, 250, 5.0)],
             shadow: None,

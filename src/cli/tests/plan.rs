@@ -61,6 +61,19 @@ fn a_word_on_a_plan_goes_out_with_who_and_why_and_says_how_it_stands() {
 }
 
 #[test]
+fn what_somebody_should_do_about_a_plan_is_said_below_how_it_stands() {
+    let mut form = staged("running", 100_000);
+    form["note"] = json!("stage `ten` ended with nothing measured");
+    let (address, _asked) = server(vec![ok(&form), ok(&form)]);
+    let ran = weir(&format!("promote chat --force --admin {address}"));
+    assert!(ran.out.ends_with("\nnote: stage `ten` ended with nothing measured\n"), "{}", ran.out);
+    form["stages"] = json!([{"name": "ten"}]);
+    let (address, _asked) = server(vec![ok(&form), ok(&form)]);
+    let ran = weir(&format!("status chat --admin {address}"));
+    assert!(ran.out.contains("\nnote: stage `ten` ended with nothing measured\n\n"), "{}", ran.out);
+}
+
+#[test]
 fn a_cohort_is_rolled_back_alone_and_the_answer_says_how_to_undo_it() {
     let (address, asked) = server(vec![ok(&staged("running", 100_000))]);
     let ran = weir(&format!("rollback chat --cohort partners --admin {address}"));

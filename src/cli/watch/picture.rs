@@ -64,6 +64,7 @@ impl Picture {
 
     fn detail(&self, rollout: &Rollout, columns: usize, paint: Paint) -> String {
         let mut text = format!("{}\n{}\n", status::headline(rollout, paint), plan::stands(rollout));
+        text.extend(plan::note(rollout));
         if let Some(scale) = status::rehearsal(rollout) {
             text.push_str(&format!("{}\n", paint.tone(Tone::Yellow, &scale)));
         }

@@ -128,6 +128,7 @@ impl Supervisor {
             triggers: standing.trigger_reports(),
             stages: standing.planned(),
             next: self.engine.passage(standing),
+            note: standing.lacks_baseline(),
             arms: self.collector.arms(&self.publisher.registry, &plan.name, window, now),
             shadow: self.shadow(standing, window, now),
             cohorts: plan.cohorts.iter().map(cohort).collect(),

@@ -2,9 +2,9 @@
 
 use super::Standing;
 use crate::rollout::course::{Verdict, Watched};
-use crate::rollout::criterion::{Comparison, Criterion, Dimension, Evaluation};
-use crate::rollout::report::{GateReport, StageReport, TriggerReport};
-use crate::rollout::stages::{Gate, Span, Trigger};
+use crate::rollout::criterion::{Comparison, Criterion, Dimension, Evaluation, Origin};
+use crate::rollout::report::{GateReport, StageReport, State, TriggerReport};
+use crate::rollout::stages::{Gate, Span, Stage, Trigger};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +49,26 @@ impl Standing<'_> {
             gates.map(|(gate, found)| gate_report(gate, found.clone())).collect(),
             self.plan.stages.triggers.iter().map(trigger).collect(),
         )
+    }
+
+    /// What to do where a baseline that criteria wait for was not recorded when it should have been; none where all is well.
+    pub fn lacks_baseline(&self) -> Option<String> {
+        let (progress, plan) = (&self.saved.progress, &self.plan.stages);
+        let is_there = self.runtime.captures.get("").is_some_and(|captured| !captured.values.is_empty());
+        let (index, _) =
+            plan.find(progress.stage.as_deref()?).filter(|_| !is_there && progress.state != State::RolledBack)?;
+        let ended = |stage: &&Stage| stage.capture_baseline && progress.finished.contains(&stage.name);
+        let meant = plan.list.iter().take(index).rev().find(ended)?;
+        let gates = plan.list.iter().skip(index).flat_map(|stage| &stage.gates).map(|gate| &gate.criterion);
+        let mut criteria = gates.chain(plan.triggers.iter().map(|trigger| &trigger.criterion));
+        let compares = |of: &Criterion| of.samples().iter().any(|sample| *sample.origin == Origin::Baseline);
+        criteria.any(compares).then(|| {
+            format!(
+                "stage `{}` ended with nothing measured, so there is no baseline, and what compares with it waits: \
+                 `weir baseline {} --capture` records the present stage",
+                meant.name, self.plan.name
+            )
+        })
     }
 
     /// Its triggers, as last evaluated.

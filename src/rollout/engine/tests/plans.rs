@@ -259,6 +259,33 @@ fn a_weight_above_what_its_stage_is_lowered_to_ends_unless_it_was_forced() {
 }
 
 #[test]
+fn a_baseline_that_could_not_be_recorded_is_told_until_there_is_one() {
+    let mut plan = ramp("chat");
+    plan.stages.list[0].capture_baseline = true;
+    plan.stages.list[1].gates[0].criterion = parse("error_rate <= baseline").unwrap();
+    let mut world = World::of([plan]);
+    watched(&mut world, "chat", 0.0).unwrap();
+    let lacks = |world: &World| world.engine.standing("chat").unwrap().lacks_baseline();
+    assert_eq!(lacks(&world), None, "its stage has not ended yet");
+    let command = Command::Promote { force: true, full: false };
+    world.send(Input::Command { rollout: "chat".into(), command, origin: who() }).unwrap();
+    assert_eq!(
+        lacks(&world).unwrap(),
+        "stage `ten` ended with nothing measured, so there is no baseline, and what compares with it waits: \
+         `weir baseline chat --capture` records the present stage"
+    );
+    let told = world.trail.last().unwrap();
+    assert_eq!(
+        (told.kind.word(), &*told.origin.reason),
+        ("baseline", "nothing was measured in stage `ten`: there is no baseline")
+    );
+    let captured = Captured { values: [("stable error_rate".to_owned(), (0.01, 100))].into() };
+    let input = Input::Baseline { rollout: "chat".into(), captured, replace: false, origin: who() };
+    world.send(input).unwrap();
+    assert_eq!(lacks(&world), None);
+}
+
+#[test]
 fn what_stable_showed_before_it_lost_its_traffic_stays_in_the_baseline() {
     let captured = |values: &[(&str, f64)]| Captured {
         values: values.iter().map(|(name, value)| ((*name).to_owned(), (*value, 100))).collect(),
@@ -284,7 +311,8 @@ fn what_stable_showed_before_it_lost_its_traffic_stays_in_the_baseline() {
     // The first stage again, without a single request in it.
     world.send(ask(Command::Rollback(Back::Previous))).unwrap();
     world.send(ask(forced())).unwrap();
-    assert_eq!((both(&world), world.last().kind), ([80.0, 70.0], Kind::Stage));
+    assert_eq!((both(&world), world.last().kind), ([80.0, 70.0], Kind::Baseline));
+    assert!(world.last().origin.reason.ends_with("the baseline stays what it was"));
 }
 
 #[test]
