@@ -466,7 +466,8 @@ impl Criterion {
             origin: &reference.origin,
             arm,
             metric: reference.metric.as_ref().unwrap_or(&self.quantity.metric),
-            filter: self.quantity.filter.as_ref(),
+            // Units of a cohort are on the canary: beside them stands what stable shows of everybody.
+            filter: self.quantity.filter.as_ref().filter(|of| arm == Arm::Canary || matches!(of, Filter::Route(_))),
         }
     }
 }

@@ -53,6 +53,145 @@ fn a_file_of_wrong_plans_is_told_every_mistake_at_once_and_where_it_is() {
     );
 }
 
+/// A plan whose first stage has nobody on the canary, the second a cohort, the last everybody.
+const EMPTY: &str = r#"[[routes]]
+name = "all"
+match = { path_prefix = "/a" }
+rollouts = ["chat"]
+[[routes]]
+upstream = "legacy"
+[rollouts.chat.cohorts.beta]
+users = ["u"]
+[signals.bad]
+when = { status = ["500"] }
+"#;
+
+/// What is reported of such a plan with these gates in its first, second and last stage.
+#[track_caller]
+fn check_gates(gates: [&str; 3], expected: &[&str]) {
+    let [first, second, last] = gates;
+    check_added(
+        &format!(
+            "{EMPTY}[[rollouts.chat.stages]]\nname = \"zero\"\nweight = \"0%\"\ncapture_baseline = true\n\
+             gates = [{first}]\n[[rollouts.chat.stages]]\nname = \"team\"\nweight = \"0%\"\ncohorts = [\"beta\"]\n\
+             gates = [{second}]\n[[rollouts.chat.stages]]\nname = \"full\"\nweight = \"100%\"\ngates = [{last}]\n"
+        ),
+        expected,
+    );
+}
+
+#[test]
+fn a_gate_that_needs_somebody_on_the_canary_is_reported_where_nobody_is() {
+    for metric in [
+        "error_rate",
+        "rate_5xx",
+        "rate_4xx",
+        "timeout_rate",
+        "p95",
+        "total.p99",
+        "rps",
+        "requests",
+        "signal.bad",
+        "fallback_rate",
+        "breaker_rate",
+    ] {
+        let limit = match metric {
+            "p95" | "total.p99" => "1s",
+            "rps" | "requests" => "1",
+            _ => "1%",
+        };
+        let why = "nobody is on the canary in stage `zero`, so the gate can never pass";
+        let problem = format!("15:11 rollouts.chat.stages[0].gates[0]: {why}");
+        check_gates([&format!("\"{metric} <= {limit}\""), "", ""], &[&problem]);
+        check_gates(["", &format!("\"{metric} <= {limit}\""), ""], &[]);
+    }
+    check_gates(["\"stable.error_rate < 1%\", \"share <= 1%\", \"breaker.trips < 1\"", "", ""], &[]);
+}
+
+#[test]
+fn what_is_never_counted_is_reported_too() {
+    let gates = |gates: &[&str]| gates.iter().map(|gate| format!("\"{gate}\"")).collect::<Vec<_>>().join(", ");
+    check_gates(
+        [
+            &gates(&["stable.p95{route-2} < 1s", "share > 1%", "shadow.p95 < 1s"]),
+            &gates(&[
+                "stable.p95{cohort:beta} < 1s",
+                "error_rate{cohort:beta} <= stable",
+                "p95 < 1.1 * stage(zero)",
+                "p95 < baseline",
+                "p95 < 2 * baseline.canary.p95",
+                "signal.bad > 150%",
+                "vitals.lcp.p75 < 2s",
+            ]),
+            &gates(&["p95{cohort:beta} < 1s", "error_rate <= stable", "p95 <= stage(team)"]),
+        ],
+        &[
+            "15:18 rollouts.chat.stages[0].gates[0]: route `route-2` does not name rollout `chat`, so the gate can never pass",
+            "15:47 rollouts.chat.stages[0].gates[1]: `share` is 0% in a stage of weight 0%: the gate can never pass",
+            "15:53 rollouts.chat.stages[0].gates[2]: nothing is mirrored (`shadow`), so the gate can never pass",
+            "20:18 rollouts.chat.stages[1].gates[0]: the units of cohort `beta` are never counted on stable, so the gate can \
+             never pass",
+            "20:92 rollouts.chat.stages[1].gates[2]: nobody is on the canary in stage `zero`, so the gate can never pass",
+            "20:179 rollouts.chat.stages[1].gates[6]: no listener has a `vitals_path`, so the gate can never pass",
+            "24:11 rollouts.chat.stages[2].gates[0]: cohort `beta` is not admitted in stage `full`, so the gate can never pass",
+        ],
+    );
+}
+
+#[test]
+fn a_gate_that_may_wait_for_ever_is_a_warning() {
+    let added = format!(
+        "{EMPTY}[[rollouts.chat.stages]]\nname = \"zero\"\nweight = \"0%\"\ncapture_baseline = true\n\
+         [[rollouts.chat.stages]]\nname = \"full\"\nweight = \"100%\"\nshadow = \"10%\"\n\
+         gates = [\"p95 < 2 * baseline.canary.p95\", \"error_rate <= stable\", \"shadow.p95 < 1s\", \"p95 < baseline\"]\n"
+    );
+    let warnings =
+        |text: &str| lines(&load_toml(text).unwrap().warnings).lines().map(str::to_owned).collect::<Vec<_>>();
+    let everyone = "everyone with a unit is on the canary in stage `full`, and hardly anything is";
+    let so = "so the gate may wait for ever";
+    let help = "compare with `baseline` or `stage(NAME)`";
+    assert_eq!(
+        warnings(&format!("{BASE}{added}")),
+        [
+            "30:21 rollouts.chat.stages[1].gates[0]: nobody is on the canary in stage `zero`, so the gate waits for a baseline \
+             that is set by hand"
+                .to_owned(),
+            format!("30:58 rollouts.chat.stages[1].gates[1]: {everyone} on stable, {so} | {help}"),
+            format!("30:68 rollouts.chat.stages[1].gates[2]: {everyone} mirrored, {so}"),
+        ]
+    );
+    let excluded = "[rollouts.chat.cohorts.careful]\nusers = [\"v\"]\nexclude = true\n";
+    assert_eq!(warnings(&format!("{BASE}{added}{excluded}")).len(), 1, "somebody stays on stable");
+}
+
+#[test]
+fn a_plan_that_only_a_switch_has_emptied_is_not_refused() {
+    let stage = "[[rollouts.chat.stages]]\nname = \"team\"\nweight = \"50%\"\ngates = [\"error_rate < 1%\"]\n";
+    good(&format!("{}{stage}", BASE.replace("weight = \"10%\"", "weight = \"0%\"")));
+    let cohort = "[rollouts.chat.cohorts.beta]\nusers = [\"u\"]\nenabled = false\n";
+    let stage = stage.replace("50%", "0%") + "cohorts = [\"beta\"]\n";
+    good(&format!("{BASE}{cohort}{stage}"));
+}
+
+#[test]
+fn a_trigger_that_nothing_can_ever_fire_is_a_warning() {
+    let added = format!(
+        "{EMPTY}[[rollouts.chat.stages]]\nname = \"zero\"\nweight = \"0%\"\n[[rollouts.chat.stages]]\n\
+         name = \"ten\"\nweight = \"10%\"\n[rollouts.chat.breaker]\nenabled = false\n\
+         [[rollouts.chat.triggers]]\nname = \"a\"\nwhen = \"error_rate > 1%\"\naction = \"alert\"\nstages = [\"zero\"]\n\
+         [[rollouts.chat.triggers]]\nname = \"b\"\nwhen = \"error_rate > 1%\"\naction = \"alert\"\n\
+         [[rollouts.chat.triggers]]\nname = \"c\"\nwhen = \"breaker.trips >= 1\"\naction = \"alert\"\n"
+    );
+    let loaded = load_toml(&format!("{BASE}{added}")).unwrap();
+    assert_eq!(
+        lines(&loaded.warnings).lines().collect::<Vec<_>>(),
+        [
+            "32:9 rollouts.chat.triggers[0]: nobody is on the canary in stage `zero`, so the trigger can never fire",
+            "41:9 rollouts.chat.triggers[2]: its breaker is off (`enabled = false`), so the trigger can never fire",
+        ]
+    );
+}
+
 #[test]
 fn stages_that_wait_for_one_another_in_a_circle_are_reported_once() {
     let stage = |rollout: &str, name: &str, after: &str| {

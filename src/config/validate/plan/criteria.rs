@@ -1,13 +1,12 @@
 //! The criteria of a plan: read, their names resolved, and judged whether they can ever say anything.
 
+use super::reach;
 use crate::config::decode::Spot;
 use crate::config::problem::nearest;
 use crate::config::raw;
 use crate::config::tree::quoted;
 use crate::config::validate::{Context, names};
-use crate::rollout::Arm;
-use crate::rollout::bucket::Weight;
-use crate::rollout::criterion::{Comparison, Criterion, Dimension, Expression, Filter, Metric, Origin, Sample, parse};
+use crate::rollout::criterion::{Criterion, Filter, Metric, Origin, Sample, parse};
 use crate::rollout::stages::Stage;
 
 /// What a criterion is for.
@@ -21,14 +20,16 @@ pub enum Use {
 
 /// What a criterion can refer to.
 pub struct Around<'a> {
+    /// The rollout's name.
+    pub name: &'a str,
     /// The rollout.
     pub raw: &'a raw::Rollout,
     /// The config.
     pub root: &'a raw::Root,
     /// The stages that end before it is needed.
     pub before: &'a [Stage],
-    /// The stage it is a gate of.
-    pub stage: Option<&'a Stage>,
+    /// The stages in which it is judged; none where an operator sets the weight, so that anything may come.
+    pub judged: Vec<&'a Stage>,
 }
 
 /// Reads a criterion. None after a problem with its text.
@@ -53,7 +54,7 @@ pub fn read(
     for sample in criterion.samples() {
         let place = place_of(spot, sample, context);
         names_exist(key, sample, around, &Spot { value: String::new(), place }, context);
-        if let Some(why) = never_known(sample, around, used) {
+        if let Some(why) = reach::never_known(sample, around, used) {
             let consequence = match (used, sample.origin) {
                 (Use::Gate, Origin::Baseline) => "the gate waits for a baseline that is set by hand",
                 (Use::Gate, _) => "the gate can never pass",
@@ -67,7 +68,18 @@ pub fn read(
             };
         }
     }
-    if let Some(why) = never_true(&criterion, around) {
+    if used == Use::Gate
+        && let Some((word, why)) = reach::seldom_known(&criterion, around)
+    {
+        let at = spot.value.find(word).unwrap_or(0);
+        let place = context.problems.source().inside(spot.place, &spot.value, at);
+        let message = format!("{key}: {why}, so the gate may wait for ever");
+        let problem = context.problems.warning(place, message);
+        if word == "stable" {
+            problem.with_help("compare with `baseline` or `stage(NAME)`");
+        }
+    }
+    if let Some(why) = reach::never_true(&criterion, around) {
         let consequence = if used == Use::Gate { "the gate can never pass" } else { "the trigger can never fire" };
         let limit = spot.value.find(['<', '>']).map_or(0, |at| at + 1);
         let blank = spot.value.get(limit..).map_or(0, |rest| rest.len() - rest.trim_start_matches(['=', ' ']).len());
@@ -111,13 +123,8 @@ fn names_exist(key: &str, sample: Sample<'_>, around: &Around<'_>, spot: &Spot<S
             must("cohort", name, cohorts.map(|it| it.name.as_str()).collect());
         }
         Some(Filter::Route(name)) => {
-            let routes = root.routes.iter().flat_map(|routes| &routes.value);
-            let mut known: Vec<&str> =
-                routes.filter_map(|route| route.value.name.as_ref()).map(|name| name.value.as_str()).collect();
-            if root.routes.as_ref().is_none_or(|routes| routes.value.is_empty()) {
-                known.push("default");
-            }
-            must("route", name, known);
+            let known = reach::routes(root);
+            must("route", name, known.iter().map(|(name, _)| &**name).collect());
         }
         None => {}
     }
@@ -133,97 +140,4 @@ fn names_exist(key: &str, sample: Sample<'_>, around: &Around<'_>, spot: &Spot<S
             }
         }
     }
-}
-
-/// Why there will never be a value for a sample; none if there can be one.
-fn never_known(sample: Sample<'_>, around: &Around<'_>, used: Use) -> Option<String> {
-    match sample.origin {
-        Origin::Baseline if !around.before.iter().any(|stage| stage.capture_baseline) => {
-            let earlier = if used == Use::Gate { "earlier " } else { "" };
-            return Some(format!("no {earlier}stage has `capture_baseline = true`"));
-        }
-        Origin::Stage(name) if !around.before.iter().any(|stage| stage.name == *name) => {
-            let known = around.raw.stages.iter().flat_map(|stages| &stages.value);
-            let exists = known.filter_map(|stage| stage.value.name.as_ref()).any(|known| *known.value == **name);
-            return exists.then(|| format!("stage `{name}` ends no earlier"));
-        }
-        Origin::Live => {}
-        Origin::Baseline | Origin::Stage(_) => return None,
-    }
-    let shadow = around.raw.shadow.as_ref().map(|shadow| &shadow.value);
-    let own_share = shadow.and_then(|shadow| shadow.share.as_ref()).map_or(Weight::ZERO, |share| share.value);
-    let mirrors = |stage: &Stage| stage.shadow.unwrap_or(own_share) > Weight::ZERO;
-    let somewhere = |holds: &dyn Fn(&Stage) -> bool| match around.stage {
-        Some(stage) => holds(stage),
-        None => around.before.is_empty() || around.before.iter().any(holds),
-    };
-    match sample.metric {
-        Metric::ShadowErrorRate | Metric::ShadowFirstByte(_) | Metric::ShadowDiffRate
-            if !somewhere(&mirrors)
-                || (around.before.is_empty() && around.stage.is_none() && own_share == Weight::ZERO) =>
-        {
-            Some("nothing is mirrored (`shadow`)".to_owned())
-        }
-        Metric::ShadowDiffRate if shadow.and_then(|shadow| shadow.diff.as_ref()).is_none() => {
-            Some("answers are not compared (`shadow.diff`)".to_owned())
-        }
-        Metric::Vital(..) if !around.root.listeners.iter().flat_map(|list| &list.value).any(has_vitals) => {
-            Some("no listener has a `vitals_path`".to_owned())
-        }
-        Metric::BlockedRate if !responds(around.raw) => Some("no arm answers by itself (`respond`)".to_owned()),
-        metric
-            if metric.has_parts() && sample.arm == Arm::Canary && !matches!(metric, Metric::Requests | Metric::Rps) =>
-        {
-            let nobody = |stage: &Stage| stage.weight == Weight::ZERO && stage.cohorts.is_empty();
-            let stage = around.stage.filter(|stage| nobody(stage))?;
-            Some(format!("nobody is on the canary in stage `{}`", stage.name))
-        }
-        _ => None,
-    }
-}
-
-fn has_vitals(listener: &Spot<raw::Listener>) -> bool {
-    listener.value.vitals_path.is_some()
-}
-
-fn responds(raw: &raw::Rollout) -> bool {
-    [&raw.stable, &raw.canary].into_iter().flatten().any(|arm| arm.value.respond.is_some())
-}
-
-/// Why a criterion can never hold, whatever is measured; none if it can.
-fn never_true(criterion: &Criterion, around: &Around<'_>) -> Option<String> {
-    let limit = constant(&criterion.limit)?;
-    let metric = &criterion.quantity.metric;
-    let most = match metric.dimension() {
-        Dimension::Share if matches!(metric, Metric::OwnCpu) => f64::INFINITY,
-        Dimension::Share => match (metric, around.stage) {
-            // Requests are not units, so some room is left.
-            (Metric::Share, Some(stage)) if stage.cohorts.is_empty() && stage.weight == Weight::ZERO => 0.0,
-            _ => 1.0,
-        },
-        Dimension::Any => return None,
-        Dimension::Time | Dimension::Size | Dimension::Plain => f64::INFINITY,
-    };
-    let possible = match criterion.comparison {
-        Comparison::Below => limit > 0.0,
-        Comparison::AtMost => limit >= 0.0,
-        Comparison::Above => limit < most,
-        Comparison::AtLeast => limit <= most,
-    };
-    (!possible).then(|| match criterion.comparison {
-        Comparison::Below | Comparison::AtMost => format!("`{metric}` is never below 0"),
-        Comparison::Above | Comparison::AtLeast if most == 0.0 => format!("`{metric}` is 0 in a stage of weight 0%"),
-        Comparison::Above | Comparison::AtLeast => format!("`{metric}` is never above 100%"),
-    })
-}
-
-/// The value of an expression of numbers alone.
-fn constant(expression: &Expression) -> Option<f64> {
-    Some(match expression {
-        Expression::Number(number) => number.value(),
-        Expression::Reference(_) => return None,
-        Expression::Sum(left, right) => constant(left)? + constant(right)?,
-        Expression::Difference(left, right) => constant(left)? - constant(right)?,
-        Expression::Product(left, right) => constant(left)? * constant(right)?,
-    })
 }

@@ -3,6 +3,7 @@
 
 mod circles;
 mod criteria;
+mod reach;
 
 pub use circles::circles;
 
@@ -103,7 +104,7 @@ fn stage(at: &At<'_>, spot: &Spot<raw::Stage>, before: &[Stage], context: &mut C
         capture_baseline: raw.capture_baseline.as_ref().is_some_and(|capture| capture.value),
     };
     let gates = raw.gates.iter().flat_map(|gates| &gates.value).enumerate();
-    let around = Around { raw: at.raw, root: at.root, before, stage: Some(&stage) };
+    let around = Around { name: at.rollout, raw: at.raw, root: at.root, before, judged: vec![&stage] };
     let gates = gates.filter_map(|(index, gate)| self::gate(&format!("{key}.gates[{index}]"), gate, &around, context));
     stage.gates = gates.collect();
     (raw.name.is_some() && raw.weight.is_some()).then_some(stage)
@@ -118,11 +119,12 @@ fn cohorts(at: &At<'_>, raw: &raw::Stage, context: &mut Context<'_, '_>) -> Vec<
                 let message = format!("{}.cohorts: `{}` keeps its members off the canary", at.key, cohort.value);
                 context.problems.error(cohort.place, message).with_help("`exclude = true` needs no stage");
             }
-            named.push(cohort.value.as_str().into());
         } else {
             let key = format!("{}.cohorts", at.key);
             names::dangling(&key, "cohort", &cohort.value, &known, cohort.place, context);
         }
+        // Also one that does not exist: its mistake is reported, and what would follow from that is none of its own.
+        named.push(cohort.value.as_str().into());
     }
     named
 }
@@ -200,7 +202,9 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
         );
         context.problems.error(spot.place, message);
     }
-    let around = Around { raw: at.raw, root: at.root, before: &plan.list, stage: None };
+    let is_watched = |stage: &&Stage| stages.is_empty() || stages.contains(&stage.name);
+    let judged = plan.list.iter().filter(is_watched).collect();
+    let around = Around { name: at.rollout, raw: at.raw, root: at.root, before: &plan.list, judged };
     let criterion = criteria::read(key, raw.when.as_ref()?, &around, Use::Trigger, context);
     let spares_both = raw.both_arms.as_ref().filter(|both| both.value == raw::BothArms::Alert);
     if let (Some(both), Some(of)) = (spares_both, &criterion)
