@@ -93,6 +93,8 @@ pub struct Listener {
     pub address: Arc<str>,
     /// Set if it terminates TLS; ALPN is prepared in it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// Whether HTTP/1.1 is spoken.
     pub http1: bool,
     /// Whether HTTP/2 is spoken (by ALPN, or by prior knowledge without TLS).

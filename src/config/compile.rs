@@ -103,6 +103,7 @@ fn listener(config: &ListenerConfig, registry: &mut Registry) -> Listener {
     Listener {
         address: Arc::clone(&config.label),
         tls: config.tls.clone(),
+        proxy_protocol: config.proxy_protocol,
         http1: config.http1,
         http2: config.http2,
         flags_path: config.flags_path.clone(),

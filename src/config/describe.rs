@@ -90,7 +90,8 @@ fn listeners(config: &Config) -> Vec<Vec<String>> {
         let tls = if listener.tls.is_some() { "TLS" } else { "plain" };
         let flags = listener.flags_path.as_ref().map(|path| format!("flags at {path}"));
         let vitals = listener.vitals_path.as_ref().map(|path| format!("web vitals at {path}"));
-        let paths: Vec<String> = flags.into_iter().chain(vitals).collect();
+        let proxy = listener.proxy_protocol.then(|| "clients named by PROXY protocol".to_owned());
+        let paths: Vec<String> = proxy.into_iter().chain(flags).chain(vitals).collect();
         vec![listener.label.to_string(), tls.to_owned(), protocols.to_owned(), paths.join(", ")]
     };
     config.listeners.iter().map(row).collect()

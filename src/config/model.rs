@@ -97,6 +97,8 @@ pub struct ListenerConfig {
     pub label: Arc<str>,
     /// TLS with ALPN prepared, if it terminates TLS.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// Whether HTTP/1.1 is spoken.
     pub http1: bool,
     /// Whether HTTP/2 is spoken.

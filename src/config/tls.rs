@@ -1,13 +1,18 @@
-//! Certificates and keys to rustls configs: TLS 1.2 and 1.3, aws-lc-rs, ALPN prepared, no early data.
+//! Certificates and keys to rustls configs: TLS 1.2 and 1.3, aws-lc-rs, ALPN prepared, no early data. A listener may have several
+//! certificates, of which the name that a client asks for chooses, and may ask clients for theirs.
 //!
 //! Reads files and reports what is wrong with them as one sentence. Called by `validate`; the data plane only uses the result.
 
+use rustls::client::verify_server_name;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::ProducesTickets;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -29,20 +34,73 @@ pub struct Identity<'a> {
     pub key: Pem<'a>,
 }
 
-/// TLS of a listener; `protocols` are ALPN names in order of preference.
-pub fn server(identity: Identity<'_>, protocols: &[&str]) -> Result<Arc<ServerConfig>, String> {
-    let (chain, key) = (chain(identity.cert)?, key(identity.key)?);
-    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+/// What clients of a listener are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAuth<'a> {
+    /// Who may have signed their certificates.
+    pub ca: Pem<'a>,
+    /// Whether one without a certificate is let in.
+    pub optional: bool,
+}
+
+/// TLS of a listener. A client that names none of the identities' hosts gets the first of them; `protocols` are ALPN names in
+/// order of preference.
+pub fn server(
+    identities: &[Identity<'_>],
+    clients: Option<ClientAuth<'_>>,
+    protocols: &[&str],
+) -> Result<Arc<ServerConfig>, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut certificates = Vec::new();
+    for identity in identities {
+        let (chain, key) = (chain(identity.cert)?, key(identity.key)?);
+        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| mismatch(*identity, &error))?;
+        certificates.push(Arc::new(certified));
+    }
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(VERSIONS)
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
-    let mut config =
-        builder.with_no_client_auth().with_single_cert(chain, key).map_err(|error| mismatch(identity, &error))?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(ClientAuth { ca, optional }) => {
+            let roots = Arc::new(private_roots(ca)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = if optional { verifier.allow_unauthenticated() } else { verifier };
+            let unusable = |error| format!("{} cannot be used: {error}", ca.path.display());
+            builder.with_client_cert_verifier(verifier.build().map_err(unusable)?)
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(ByName(certificates)));
     config.alpn_protocols = alpn(protocols);
     config.max_early_data_size = 0;
-    if let Some(ticketer) = shared_ticketer() {
+    if clients.is_some() {
+        // A resumed session is not asked for its certificate again, and would outlive a change of the authorities.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else if let Some(ticketer) = shared_ticketer() {
         config.ticketer = ticketer;
     }
     Ok(Arc::new(config))
+}
+
+/// The first certificate that is valid for the name which the client asks for, else the first of all.
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let first = self.0.first()?;
+        let named = hello.server_name().filter(|_| self.0.len() > 1).and_then(|name| {
+            let name = ServerName::try_from(name).ok()?;
+            self.0.iter().find(|certified| is_for(certified, &name))
+        });
+        Some(Arc::clone(named.unwrap_or(first)))
+    }
+}
+
+fn is_for(certified: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let leaf = certified.cert.first().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
+    leaf.is_some_and(|leaf| verify_server_name(&leaf, name).is_ok())
 }
 
 /// TLS towards an upstream; without `ca` the system's authorities are trusted.

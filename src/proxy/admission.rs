@@ -81,20 +81,24 @@ pub struct Seated {
 }
 
 impl Seated {
-    /// A place for a connection from that peer. Trusted proxies speak for many and have no limit of their own.
-    pub fn connection(snapshot: &Snapshot, worker: usize, peer: IpAddr) -> Result<Self, TurnedAway> {
+    /// A place for a connection.
+    pub fn connection(snapshot: &Snapshot, worker: usize) -> Result<Self, TurnedAway> {
         if !snapshot.connections.take(worker) {
             return Err(TurnedAway::Connections);
         }
-        let mut seated = Seated { worker, connections: Arc::clone(&snapshot.connections), address: None };
-        let peer = peer.to_canonical();
-        if let Some(limit) = snapshot.limits.max_connections_per_ip.filter(|_| !snapshot.trusts(peer)) {
-            if !snapshot.addresses.take(peer, limit) {
+        Ok(Seated { worker, connections: Arc::clone(&snapshot.connections), address: None })
+    }
+
+    /// With a place among those of that client. Trusted proxies speak for many and have no limit of their own.
+    pub fn of(mut self, snapshot: &Snapshot, client: IpAddr) -> Result<Self, TurnedAway> {
+        let client = client.to_canonical();
+        if let Some(limit) = snapshot.limits.max_connections_per_ip.filter(|_| !snapshot.trusts(client)) {
+            if !snapshot.addresses.take(client, limit) {
                 return Err(TurnedAway::Address);
             }
-            seated.address = Some((Arc::clone(&snapshot.addresses), peer));
+            self.address = Some((Arc::clone(&snapshot.addresses), client));
         }
-        Ok(seated)
+        Ok(self)
     }
 }
 

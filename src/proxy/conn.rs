@@ -2,6 +2,7 @@
 
 use super::admission::{Cut, Seated, TurnedAway};
 use super::framing::Caps;
+use super::introduced;
 use super::local::{Seat, Worker};
 use super::misread;
 use super::pulse::{Pulse, Watched};
@@ -87,7 +88,7 @@ enum Protocol {
 }
 
 /// Serves one connection to its end. What goes wrong on it concerns this client alone.
-pub async fn serve(worker: Rc<Worker>, listener_index: usize, stream: TcpStream, peer: SocketAddr, _seated: Seated) {
+pub async fn serve(worker: Rc<Worker>, listener_index: usize, mut stream: TcpStream, peer: SocketAddr, seated: Seated) {
     // The snapshot is not kept: a connection may live for days, and each request adopts the one of its time.
     let Some(terms) = Terms::of(&worker, listener_index) else { return };
     let seat = worker.seat();
@@ -95,28 +96,57 @@ pub async fn serve(worker: Rc<Worker>, listener_index: usize, stream: TcpStream,
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let client = Rc::new(Client::new(peer, terms.tls.is_some(), listener_index));
-    let pulse = Rc::<Pulse>::default();
-    let served = match &terms.tls {
-        Some(tls) => match shake_hands(&worker, &terms, tls, Watched::new(stream, Rc::clone(&pulse))).await {
-            Ok(Some((protocol, stream))) => speak(&seat, client, &terms, protocol, stream, pulse).await,
-            Ok(None) => Ok(()),
-            Err(unserved) => Err(unserved),
-        },
-        None => match timeout(terms.limits.first_byte_timeout, sniff(&stream, &terms)).await {
-            Ok(Some(protocol)) => {
-                let stream = Watched::new(stream, Rc::clone(&pulse));
-                speak(&seat, client, &terms, protocol, stream, pulse).await
-            }
-            Ok(None) => Ok(()),
-            Err(_) => Err(Unserved::Cut(Cut::FirstByte)),
-        },
+    let served = match introduce(&worker, &terms, &mut stream, peer, seated).await {
+        Ok(Some((peer, _seated))) => {
+            let client = Rc::new(Client::new(peer, terms.tls.is_some(), listener_index));
+            carry(&seat, client, &terms, stream).await
+        }
+        Ok(None) => Ok(()),
+        Err(unserved) => Err(unserved),
     };
     match served {
         Ok(()) => {}
         Err(Unserved::Left) => {}
         Err(Unserved::Cut(why)) => terms.counts.cut(worker.index, why),
         Err(Unserved::TurnedAway(why)) => terms.counts.turn_away(worker.index, why),
+    }
+}
+
+/// Who the client is: the peer, or who a header names where the listener asks for one, with his place among his own. None if
+/// there is no such header.
+async fn introduce(
+    worker: &Worker,
+    terms: &Terms,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    seated: Seated,
+) -> Result<Option<(SocketAddr, Seated)>, Unserved> {
+    if !terms.proxy_protocol {
+        return Ok(Some((peer, seated)));
+    }
+    let named = timeout(terms.limits.first_byte_timeout, introduced::client(stream, peer)).await;
+    let named = named.map_err(|_| Unserved::Cut(Cut::FirstByte))?;
+    let Ok(Some(client)) = named else { return Ok(None) };
+    let seated = seated.of(&worker.adopted().snapshot, client.ip()).map_err(Unserved::TurnedAway)?;
+    Ok(Some((client, seated)))
+}
+
+/// TLS or not, then the protocol that the client speaks.
+async fn carry(seat: &Seat, client: Rc<Client>, terms: &Terms, stream: TcpStream) -> Result<(), Unserved> {
+    let pulse = Rc::<Pulse>::default();
+    match &terms.tls {
+        Some(tls) => match shake_hands(seat.worker(), terms, tls, Watched::new(stream, Rc::clone(&pulse))).await? {
+            Some((protocol, stream)) => speak(seat, client, terms, protocol, stream, pulse).await,
+            None => Ok(()),
+        },
+        None => match timeout(terms.limits.first_byte_timeout, sniff(&stream, terms)).await {
+            Ok(Some(protocol)) => {
+                let stream = Watched::new(stream, Rc::clone(&pulse));
+                speak(seat, client, terms, protocol, stream, pulse).await
+            }
+            Ok(None) => Ok(()),
+            Err(_) => Err(Unserved::Cut(Cut::FirstByte)),
+        },
     }
 }
 
@@ -159,6 +189,7 @@ async fn shake_hands(
 /// What a connection takes from the snapshot it is accepted under.
 struct Terms {
     tls: Option<Arc<rustls::ServerConfig>>,
+    proxy_protocol: bool,
     http1: bool,
     http2: bool,
     limits: Limits,
@@ -173,6 +204,7 @@ impl Terms {
         let listener = adopted.snapshot.listeners.get(listener)?;
         Some(Terms {
             tls: listener.tls.clone(),
+            proxy_protocol: listener.proxy_protocol,
             http1: listener.http1,
             http2: listener.http2,
             limits: adopted.snapshot.limits.clone(),

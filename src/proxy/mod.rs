@@ -36,6 +36,7 @@ mod h1;
 mod h2;
 mod head;
 mod headers;
+mod introduced;
 mod lasting;
 mod link;
 mod local;

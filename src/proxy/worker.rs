@@ -169,7 +169,12 @@ async fn accept(worker: Rc<Worker>, index: usize, listener: tokio::net::TcpListe
 
 /// Serves a connection for which there is a place, and closes any other one at once.
 fn welcome(worker: &Rc<Worker>, index: usize, stream: TcpStream, peer: SocketAddr) {
-    let seated = Seated::connection(&worker.adopted().snapshot, worker.index, peer.ip());
+    let adopted = worker.adopted();
+    let snapshot = &adopted.snapshot;
+    // Where a load balancer names the client, that is known later.
+    let is_client = snapshot.listeners.get(index).is_none_or(|listener| !listener.proxy_protocol);
+    let seated = Seated::connection(snapshot, worker.index);
+    let seated = seated.and_then(|seated| if is_client { seated.of(snapshot, peer.ip()) } else { Ok(seated) });
     match seated {
         Ok(seated) => {
             tokio::task::spawn_local(conn::serve(Rc::clone(worker), index, stream, peer, seated));

@@ -31,6 +31,7 @@ mod kills;
 mod lasting;
 mod lifecycle;
 mod limits;
+mod listeners;
 mod notify;
 mod overload;
 mod plans;

@@ -111,13 +111,42 @@ section! {
         /// Address and port, e.g. `0.0.0.0:8080` or `[::]:8443`.
         address: [required] String,
         /// Certificate and key; with them the listener speaks TLS. Read again when the files change.
-        tls: [optional] CertificateFiles,
+        tls: [optional] ListenerTls,
+        /// `true`: every connection begins with a PROXY protocol header (version 1 or 2) that names the client. Only behind a
+        /// load balancer that sends it: whoever can connect may name any address.
+        proxy_protocol: [optional] bool = "false",
         /// Protocols spoken, chosen by ALPN, or without TLS by the first bytes.
         protocols: [optional] Vec<Spot<Protocol>> = "[\"h2\", \"http/1.1\"]",
         /// Path that answers `?unit=U` with the arms of that unit. Off unless set.
         flags_path: [optional] String,
         /// Path that takes web vitals from browsers by POST. Off unless set.
         vitals_path: [optional] String,
+    }
+}
+
+section! {
+    /// TLS of a listener.
+    ListenerTls {
+        /// PEM file with the certificate chain, the leaf first.
+        cert: [required] FilePath,
+        /// PEM file with the private key.
+        key: [required] FilePath,
+        /// Further certificates. A client that names a host (SNI) gets the first of all that is valid for it, else `cert`.
+        certs: [optional] Vec<Spot<CertificateFiles>> = "[]",
+        /// PEM file with the authorities whose certificates clients must show. Without it they are asked for none.
+        client_ca: [optional] FilePath,
+        /// What becomes of clients that show no certificate.
+        client_auth: [optional] ClientAuth = "required",
+    }
+}
+
+words! {
+    /// Whether a client must show a certificate.
+    ClientAuth {
+        /// Its handshake fails without one.
+        Required = "required",
+        /// It may come without one; one that it shows must be valid.
+        Optional = "optional",
     }
 }
 

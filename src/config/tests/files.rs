@@ -181,6 +181,34 @@ fn a_key_of_another_certificate_is_refused() {
 }
 
 #[test]
+fn every_certificate_of_a_listener_is_checked_and_clients_are_asked_by_an_authority() {
+    let folder = folder();
+    std::fs::write(folder.path().join("empty.pem"), "").unwrap();
+    let listener = |tls: &str| BASE.replace("\"127.0.0.1:8080\"", &format!("\"127.0.0.1:8080\"\ntls = {{ {tls} }}"));
+    let first = "cert = \"cert.pem\", key = \"key.pem\"";
+    for (tls, expected) in [
+        (
+            format!("{first}, certs = [{{ cert = \"gone.pem\", key = \"key.pem\" }}, {{ cert = \"cert.pem\" }}]"),
+            "certs[0].cert",
+        ),
+        (
+            format!("{first}, certs = [{{ cert = \"cert.pem\", key = \"empty.pem\" }}]"),
+            "empty.pem holds no PEM private key",
+        ),
+        (format!("{first}, client_ca = \"key.pem\""), "key.pem holds no PEM certificate"),
+        (format!("{first}, client_ca = \"empty.pem\""), "empty.pem holds no PEM certificate"),
+        (format!("{first}, client_auth = \"optional\""), "client_auth: has no effect without `client_ca`"),
+        (format!("{first}, client_ca = \"cert.pem\", client_auth = \"never\""), "client_auth"),
+    ] {
+        let problems = load_in(folder.path(), &listener(&tls), &mut UserFiles::default()).unwrap_err();
+        assert!(lines(&problems).contains(expected), "{tls}: {}", lines(&problems));
+    }
+    let all = format!("{first}, certs = [{{ {first} }}], client_ca = \"cert.pem\", client_auth = \"optional\"");
+    let loaded = load_in(folder.path(), &listener(&all), &mut UserFiles::default()).unwrap();
+    assert!(loaded.config.listeners[0].tls.is_some());
+}
+
+#[test]
 fn a_users_file_is_read_again_only_when_it_changes() {
     let folder = folder();
     let text = format!("{BASE}[rollouts.chat.cohorts.team]\nusers_file = \"users.txt\"\n");

@@ -69,13 +69,15 @@ pub struct IdentityFiles {
 
 impl IdentityFiles {
     /// Reads both. None after a problem.
-    pub fn read(key: &str, files: &raw::CertificateFiles, context: &mut Context<'_, '_>) -> Option<Self> {
-        let mut read = |name: &str, spot: &Option<Spot<FilePath>>| {
-            let spot = spot.as_ref()?;
-            context.file(&format!("{key}.{name}"), spot)
-        };
+    pub fn read(
+        key: &str,
+        cert: Option<&Spot<FilePath>>,
+        private: Option<&Spot<FilePath>>,
+        context: &mut Context<'_, '_>,
+    ) -> Option<Self> {
+        let mut read = |name: &str, spot: Option<&Spot<FilePath>>| context.file(&format!("{key}.{name}"), spot?);
         // Both are read before either may fail, so that both are reported.
-        let (cert, key) = (read("cert", &files.cert), read("key", &files.key));
+        let (cert, key) = (read("cert", cert), read("key", private));
         Some(IdentityFiles { cert: cert?, key: key? })
     }
 
@@ -90,13 +92,7 @@ impl IdentityFiles {
 
 fn listener(key: &str, raw: &raw::Listener, context: &mut Context<'_, '_>) -> Option<ListenerConfig> {
     let protocols = protocols(key, raw, context);
-    let tls = raw.tls.as_ref().and_then(|files| {
-        let key = format!("{key}.tls");
-        let identity = IdentityFiles::read(&key, &files.value, context)?;
-        let names: Vec<&str> = protocols.iter().map(|protocol| protocol.word()).collect();
-        let config = tls::server(identity.identity(), &names);
-        config.map_err(|reason| context.problems.error(files.place, format!("{key}: {reason}")).severity).ok()
-    });
+    let tls = raw.tls.as_ref().and_then(|spot| listener_tls(&format!("{key}.tls"), spot, &protocols, context));
     for (name, spot) in [("flags_path", &raw.flags_path), ("vitals_path", &raw.vitals_path)] {
         if let Some(spot) = spot.as_ref().filter(|spot| !is_path(&spot.value)) {
             let message = format!("{key}.{name}: expected a path such as \"/flags\", found {}", quoted(&spot.value));
@@ -114,11 +110,47 @@ fn listener(key: &str, raw: &raw::Listener, context: &mut Context<'_, '_>) -> Op
         address,
         label: Arc::from(spot.value.as_str()),
         tls,
+        proxy_protocol: raw.proxy_protocol.as_ref().is_some_and(|spot| spot.value),
         http1: protocols.contains(&Protocol::Http1),
         http2: protocols.contains(&Protocol::H2),
         flags_path: raw.flags_path.as_ref().map(|path| Arc::from(path.value.as_str())),
         vitals_path: raw.vitals_path.as_ref().map(|path| Arc::from(path.value.as_str())),
     })
+}
+
+fn listener_tls(
+    key: &str,
+    spot: &Spot<raw::ListenerTls>,
+    protocols: &[Protocol],
+    context: &mut Context<'_, '_>,
+) -> Option<Arc<rustls::ServerConfig>> {
+    let raw = &spot.value;
+    let first = IdentityFiles::read(key, raw.cert.as_ref(), raw.key.as_ref(), context);
+    let others = raw.certs.as_ref().map(|certs| certs.value.as_slice()).unwrap_or_default();
+    let mut identities = vec![first];
+    for (index, files) in others.iter().enumerate().take(CERTIFICATES_MAX) {
+        let key = format!("{key}.certs[{index}]");
+        identities.push(IdentityFiles::read(&key, files.value.cert.as_ref(), files.value.key.as_ref(), context));
+    }
+    super::at_most(&format!("{key}.certs"), others.len(), CERTIFICATES_MAX, spot.place, context);
+    if let (Some(auth), None) = (&raw.client_auth, &raw.client_ca) {
+        let message =
+            format!("{key}.client_auth: has no effect without `client_ca`, which says whose certificates count");
+        context.problems.error(auth.place, message);
+    }
+    let ca = match &raw.client_ca {
+        Some(file) => Some(context.file(&format!("{key}.client_ca"), file)?),
+        None => None,
+    };
+    let identities: Vec<IdentityFiles> = identities.into_iter().collect::<Option<_>>()?;
+    let identities: Vec<_> = identities.iter().map(IdentityFiles::identity).collect();
+    let clients = ca.as_ref().map(|(path, bytes)| tls::ClientAuth {
+        ca: tls::Pem { path, bytes },
+        optional: raw.client_auth.as_ref().is_some_and(|auth| auth.value == raw::ClientAuth::Optional),
+    });
+    let names: Vec<&str> = protocols.iter().map(|protocol| protocol.word()).collect();
+    let config = tls::server(&identities, clients, &names);
+    config.map_err(|reason| context.problems.error(spot.place, format!("{key}: {reason}")).severity).ok()
 }
 
 fn protocols(key: &str, raw: &raw::Listener, context: &mut Context<'_, '_>) -> Vec<Protocol> {
@@ -157,6 +189,8 @@ fn socket_path(path: &str, place: Place, context: &mut Context<'_, '_>) -> Optio
     Some(absolute)
 }
 
+/// Each handshake looks through them.
+const CERTIFICATES_MAX: usize = 64;
 /// Each listener has a socket per worker.
 const LISTENERS_MAX: usize = 64;
 /// `sun_path` of Linux without its closing zero.

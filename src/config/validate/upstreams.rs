@@ -173,7 +173,10 @@ fn client(
         None => None,
     };
     let identity = match &section.client_cert {
-        Some(files) => Some(IdentityFiles::read(&format!("{key}.client_cert"), &files.value, context)?),
+        Some(files) => {
+            let (key, files) = (format!("{key}.client_cert"), &files.value);
+            Some(IdentityFiles::read(&key, files.cert.as_ref(), files.key.as_ref(), context)?)
+        }
         None => None,
     };
     let protocol = if http2 { Protocol::H2 } else { Protocol::Http1 };

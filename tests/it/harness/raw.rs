@@ -64,9 +64,14 @@ impl RawClient {
         RawClient { wire: Wire::new(stream) }
     }
 
+    /// Sends these bytes, if the other side still takes them.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        soon("room to send", self.wire.write(bytes.as_ref())).await
+    }
+
     /// Sends these bytes.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        soon("room to send", self.wire.write(bytes.as_ref())).await.expect("the other side reads");
+        self.try_send(bytes).await.expect("the other side reads");
     }
 
     /// The next answer to a request that may have a body in its answer; 1xx are passed over.

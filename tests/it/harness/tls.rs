@@ -24,23 +24,32 @@ pub struct Certificate {
 impl Certificate {
     /// A new one.
     pub fn new() -> Certificate {
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        Certificate::of(&["localhost", "127.0.0.1"])
+    }
+
+    /// A new one for these names.
+    pub fn of(names: &[&str]) -> Certificate {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let pair = rcgen::generate_simple_self_signed(names).expect("the names are valid");
         Certificate { cert: pair.cert.pem(), key: pair.signing_key.serialize_pem() }
     }
 
     /// Writes `cert.pem` and `key.pem`.
     pub fn write(&self, folder: &Path) {
-        std::fs::write(folder.join("cert.pem"), &self.cert).expect("the folder is ours");
-        std::fs::write(folder.join("key.pem"), &self.key).expect("the folder is ours");
+        self.write_as(folder, "cert", "key");
+    }
+
+    /// Writes it and its key under these names.
+    pub fn write_as(&self, folder: &Path, cert: &str, key: &str) {
+        std::fs::write(folder.join(format!("{cert}.pem")), &self.cert).expect("the folder is ours");
+        std::fs::write(folder.join(format!("{key}.pem")), &self.key).expect("the folder is ours");
     }
 
     /// A server with it.
     pub fn server(&self, protocols: &[&str]) -> Arc<ServerConfig> {
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key of ours");
         let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![self.der()], key))
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![self.der()], self.private()))
             .expect("a certificate of ours");
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
@@ -62,16 +71,34 @@ impl Certificate {
         stream: TcpStream,
         protocols: &[&str],
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.shake_hands(stream, "localhost", protocols, None).await
+    }
+
+    /// As `try_connect_over`, asking for that name, and as the client with that certificate if there is one.
+    pub async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        name: &str,
+        protocols: &[&str],
+        own: Option<&Certificate>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der()).expect("a certificate of ours");
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the provider's own versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some(own) => builder.with_client_auth_cert(vec![own.der()], own.private()).expect("a certificate of ours"),
+        };
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let name = ServerName::try_from("localhost").expect("a valid name");
+        let name = ServerName::try_from(name.to_owned()).expect("a valid name");
         soon("a TLS handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    }
+
+    fn private(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key of ours")
     }
 
     fn der(&self) -> CertificateDer<'static> {
