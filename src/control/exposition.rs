@@ -163,7 +163,7 @@ fn requests(text: &mut Text, sums: &Sums) {
     text.family(
         "weir_forced_requests_total",
         "counter",
-        "Requests whose arm was forced; other counts of requests leave them out.",
+        "Requests whose arm was forced and copies of a trusted weir; other counts of requests leave them out.",
     );
     for ((rollout, arm), codes) in &sums.forced {
         for (code, count) in CodeClass::ALL.iter().zip(codes) {

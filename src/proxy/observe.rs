@@ -27,6 +27,8 @@ pub struct Observation {
     adopted: Rc<Adopted>,
     route: usize,
     decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
+    /// Whether it is a copy that another weir sent: that is counted apart, like a forced request.
+    is_copy: bool,
     watches: Watches,
     started: Time,
     first_byte: Option<Time>,
@@ -51,6 +53,7 @@ impl Observation {
         worker: &Rc<Worker>,
         admitted: Admitted,
         decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
+        is_copy: bool,
         started: Time,
         line: Option<Box<access::Line>>,
         mark: impl Fn(usize) -> UnitMark,
@@ -58,12 +61,13 @@ impl Observation {
         let (adopted, route) = (Rc::clone(&admitted.adopted), admitted.route);
         let snapshot = &*adopted.snapshot;
         let watch = |route| Watches::start(snapshot, worker.index, route, &decisions, mark);
-        let watches = snapshot.routes.get(route).map(watch).unwrap_or_default();
+        let watches = snapshot.routes.get(route).filter(|_| !is_copy).map(watch).unwrap_or_default();
         let observation = Observation {
             worker: Rc::clone(worker),
             adopted,
             route,
             decisions,
+            is_copy,
             watches,
             started,
             first_byte: None,
@@ -144,7 +148,7 @@ impl Observation {
         rollouts.iter().zip(&self.decisions).filter(|(_, decision)| decision.arm == Arm::Canary).filter_map(
             |(on_route, decision)| {
                 let rollout = Arc::clone(&self.snapshot().splits.get(on_route.rollout)?.name);
-                Some(Canary { rollout, forced: decision.reason == Reason::Forced })
+                Some(Canary { rollout, forced: self.is_copy || decision.reason == Reason::Forced })
             },
         )
     }
@@ -213,7 +217,7 @@ impl Observation {
                 series.total_us.add(total_us);
             }
         });
-        if !self.snapshot().signals.is_empty() {
+        if !self.snapshot().signals.is_empty() && !self.is_copy {
             self.count_signals();
         }
         self.write_line(end, total_us);
@@ -262,12 +266,15 @@ impl Observation {
             let arm = decision.arm.index();
             let Some(rollout) = self.snapshot().rollouts.get(on_route.rollout) else { continue };
             let of_arm = match decision.reason {
+                _ if self.is_copy => rollout.forced_series.get(arm),
                 Reason::Forced => rollout.forced_series.get(arm),
                 Reason::Probe => Some(&rollout.probe_series),
                 _ => on_route.series.get(arm),
             };
             let of_cohort = match decision.reason {
-                Reason::Cohort(index) => rollout.cohort_series.get(usize::from(index)).and_then(|arms| arms.get(arm)),
+                Reason::Cohort(index) if !self.is_copy => {
+                    rollout.cohort_series.get(usize::from(index)).and_then(|arms| arms.get(arm))
+                }
                 _ => None,
             };
             for series in of_arm.into_iter().chain(of_cohort).filter_map(|per_worker| per_worker.of(worker)) {
@@ -277,7 +284,7 @@ impl Observation {
     }
 
     fn count_decisions(&self) {
-        let Some(route) = self.route() else { return };
+        let Some(route) = self.route().filter(|_| !self.is_copy) else { return };
         for (on_route, decision) in route.rollouts.iter().zip(&self.decisions) {
             let rollout = self.snapshot().rollouts.get(on_route.rollout);
             if let Some(decisions) = rollout.and_then(|rollout| rollout.decisions.of(self.worker.index)) {

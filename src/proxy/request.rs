@@ -71,6 +71,8 @@ pub struct Routed<'a> {
     pub trusted: bool,
     /// Whether it asks for a WebSocket that may be had.
     pub websocket: bool,
+    /// Whether it is a copy that another weir sent. From a peer that is not trusted it is a request like any other.
+    pub is_copy: bool,
 }
 
 /// Decisions of the rollouts on a route, in its order.
@@ -123,17 +125,17 @@ impl Exchange<'_> {
             return Err(Refusal::BodyTooLong);
         }
         let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
-        let (line, mark) = (line.take(), |rollout| asker.mark(rollout));
-        let mut observation = Observation::start(self.worker, admitted, decisions.clone(), self.started, line, mark);
-        self.count_diverted(route, &decisions, &asker);
-        let routed = Routed { route, index, host, trusted, websocket };
+        let is_copy = trusted && self.parts.headers.contains_key(shadow::SHADOW);
+        let routed = Routed { route, index, host, trusted, websocket, is_copy };
+        let mut observation = self.observe(admitted, &routed, &decisions, &asker, line.take());
         let rewrite = self.rewrite(&routed, &decisions, Role::Primary);
 
         let (sent, failed, meeting) = match target {
             Target::Fixed(answer) => (Ok(fixed(answer, &self.parts.method)), None, None),
             Target::Nowhere => (Err(NOWHERE), None, None),
             Target::Upstream(upstream) => {
-                let standby = Standby::of(self.adopted, route, &decisions, self.parts, self.started);
+                let standby = || Standby::of(self.adopted, route, &decisions, self.parts, self.started);
+                let standby = (!is_copy).then(standby).flatten();
                 let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
                 let (body, meeting) = shadow::mirror(self, &routed, &decisions, &asker, body);
                 let sent = self.send(upstream, &rewrite, body).await;
@@ -227,6 +229,22 @@ impl Exchange<'_> {
         let Routed { route, host, trusted, websocket, .. } = *routed;
         let asked = Asked { parts, client, ids, host, trusted, websocket };
         asked.rewrite(&self.adopted.snapshot, route, decisions, role)
+    }
+
+    /// Begins to count the request; that a breaker keeps it from the canary is known at once.
+    fn observe(
+        &self,
+        admitted: Admitted,
+        routed: &Routed<'_>,
+        decisions: &Decisions,
+        asker: &RequestAsker<'_>,
+        line: Option<Box<Line>>,
+    ) -> Box<Observation> {
+        let mark = |rollout| asker.mark(rollout);
+        if !routed.is_copy {
+            self.count_diverted(routed.route, decisions, asker);
+        }
+        Observation::start(self.worker, admitted, decisions.clone(), routed.is_copy, self.started, line, mark)
     }
 
     /// Counts the requests that a breaker keeps from the canary. While every circuit is closed there is nothing to ask.
