@@ -4,6 +4,7 @@ use super::fault::{Fault, Progress};
 use super::link::{Link, Place};
 use super::pool::{Lease, UpstreamPool};
 use super::replay::Outgoing;
+use crate::clock::Time;
 use crate::rollout::outcome::ErrorKind;
 use crate::snapshot::{Limits, Upstream};
 use std::future::poll_fn;
@@ -30,9 +31,9 @@ pub struct Failed {
     pub fault: Fault,
     /// The request's body if no byte of the request was sent, so that it may be sent elsewhere.
     pub unsent: Option<Option<Outgoing>>,
-    /// Whether the connection had been idle and ended without a byte of an answer: what a pooled connection does when
-    /// the upstream closes it at the same moment.
-    pub stale: bool,
+    /// Since when the connection had been idle, if it was a pooled one and ended without a byte of an answer: what it does
+    /// when the upstream closes it at the same moment.
+    pub stale: Option<Time>,
     /// The endpoint that failed.
     pub lease: Lease,
 }

@@ -50,10 +50,10 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoin
             Ok(answer) => return Ok(answer),
             Err(failed) => *failed,
         };
-        if !stale {
+        if stale.is_none() {
             tried.failed(fault);
         }
-        let again = unsent.is_some() || (stale && repeatable);
+        let again = unsent.is_some() || (stale.is_some() && repeatable);
         let next = match fault {
             _ if last || !again => None,
             // An endpoint that cannot be reached now will not be a moment later; another may.
@@ -64,7 +64,7 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoin
         let Some(next) = next else { return Err(Unanswered { fault, unsent }) };
         lease = next;
         // What was pooled beside a connection that had just been closed is likely closed too.
-        fresh = stale;
+        fresh = stale.is_some();
         body = unsent.flatten();
         if let Some(retries) = way.retries {
             retries.add(1);
@@ -88,7 +88,7 @@ pub async fn attempt(
     }
     let link = match connect(way, &lease, fresh).await {
         Ok(link) => link,
-        Err(fault) => return Err(Box::new(Failed { fault, unsent: Some(body), stale: false, lease })),
+        Err(fault) => return Err(Box::new(Failed { fault, unsent: Some(body), stale: None, lease })),
     };
     send_h1(way, lease, link, rewrite, body).await
 }

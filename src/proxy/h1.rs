@@ -81,6 +81,7 @@ impl Exchange {
                 let unsent = (self.upload.written == 0).then(|| self.upload.body.take());
                 let closed = matches!(fault, Fault::Failed(ErrorKind::Reset));
                 let stale = closed && self.link.is_used() && self.link.inbox.is_empty();
+                let stale = stale.then(|| self.link.idle_since());
                 Err(Box::new(Failed { fault, unsent, stale, lease: self.lease }))
             }
         }

@@ -32,13 +32,13 @@ pub async fn send(
     let failed = |fault, unsent, stale, lease| Err(Box::new(Failed { fault, unsent, stale, lease }));
     let (mut sender, stream, pooled) = match checkout(way, &lease, fresh).await {
         Ok(ready) => ready,
-        Err(fault) => return failed(fault, Some(body), false, lease),
+        Err(fault) => return failed(fault, Some(body), None, lease),
     };
     let passed = Rc::<Passed>::default();
     let Some(request) =
         prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed), bytes_max: way.limits.max_body })
     else {
-        return failed(Fault::Failed(ErrorKind::Protocol), None, false, lease);
+        return failed(Fault::Failed(ErrorKind::Protocol), None, None, lease);
     };
     let mut unsent = None;
     let mut sending = pin!(sender.try_send_request(request));
@@ -64,7 +64,8 @@ pub async fn send(
                 lease.shared().borrow_mut().retain(|shared| !shared.carries(&stream));
                 stream.condemn();
             }
-            let stale = pooled && fault == Fault::Failed(ErrorKind::Reset);
+            // A connection that others use is not idle.
+            let stale = (pooled && fault == Fault::Failed(ErrorKind::Reset)).then(|| lease.now());
             failed(fault, unsent, stale, lease)
         }
     }

@@ -60,6 +60,11 @@ impl Link {
         self.used
     }
 
+    /// When its last request had ended.
+    pub const fn idle_since(&self) -> Time {
+        self.parked
+    }
+
     /// The byte stream, for a protocol that takes it over.
     pub fn into_io(self) -> (Io, Place) {
         (self.io, self._place)

@@ -7,6 +7,7 @@ use super::admission::Turns;
 use super::budget::Budget;
 use super::lasting::Streams;
 use super::pool::{Pools, UpstreamPool};
+use super::replica::LongCopies;
 use super::vitals::Gate;
 use crate::clock::Clock;
 use crate::snapshot::{Published, Snapshot};
@@ -57,6 +58,8 @@ pub struct Worker {
     drains: Notify,
     /// The streams that last.
     pub streams: Streams,
+    /// Turns for copies with long answers.
+    pub long_copies: LongCopies,
 }
 
 /// A snapshot with this worker's pools for it.
@@ -148,6 +151,7 @@ impl Worker {
             empty: Notify::new(),
             drains: Notify::new(),
             streams: Streams::default(),
+            long_copies: LongCopies::default(),
         }
     }
 

@@ -29,6 +29,7 @@ use http_body::{Frame, SizeHint};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// A copy of a request that is to be sent.
@@ -96,7 +97,8 @@ pub enum Skip {
     NoEndpoint,
     /// There is no connection to be had, for want of places or of descriptors.
     Connections,
-    /// A pooled connection was closed just when it was to be used. Nothing is sent twice, so this copy is lost.
+    /// A pooled connection that had been idle was closed just when it was to be used. Nothing is sent twice, so this copy is
+    /// lost.
     Stale,
 }
 
@@ -142,6 +144,18 @@ impl Drop for Hold {
     }
 }
 
+/// Turns for those copies of a worker that read long answers: one a millisecond, in the order in which they asked. What a worker
+/// reads of such answers is some 32 MiB a second then, a few percent of its time, whatever the canary sends.
+#[derive(Default)]
+pub struct LongCopies(tokio::sync::Mutex<()>);
+
+impl LongCopies {
+    async fn turn(&self) {
+        let _turn = self.0.lock().await;
+        tokio::time::sleep(TURN).await;
+    }
+}
+
 /// A body in memory.
 pub struct Replica {
     data: Bytes,
@@ -184,6 +198,8 @@ struct Seen {
     first_byte: Option<Time>,
     /// Whether the body was read to its end.
     whole: bool,
+    /// Whether weir lets it wait, because other copies have long answers too.
+    waits: bool,
 }
 
 impl Copy {
@@ -196,7 +212,8 @@ impl Copy {
         if !self.hold.begin(limit) {
             return self.skip(Skip::InFlight);
         }
-        tokio::task::spawn_local(self.run(body));
+        // Boxed here, because a task is moved about several times before it is where it stays.
+        tokio::task::spawn_local(Box::pin(self.run(body)));
     }
 
     /// Gives it up.
@@ -212,8 +229,9 @@ impl Copy {
         let started = self.worker.clock.now();
         let mut seen = Seen::default();
         let ended = tokio::select! {
-            ended = timeout(shadow.timeout, self.exchange(shadow, body, &mut seen)) => {
-                ended.unwrap_or(Ok(End::Failed(ErrorKind::Timeout)))
+            ended = timeout(shadow.timeout, self.exchange(shadow, body, started, &mut seen)) => {
+                // What weir itself did not read in time is nobody's failure.
+                ended.unwrap_or(Ok(if seen.waits { End::Complete } else { End::Failed(ErrorKind::Timeout) }))
             }
             () = self.worker.draining() => Err(Skip::Drain),
         };
@@ -223,7 +241,13 @@ impl Copy {
         }
     }
 
-    async fn exchange(&self, shadow: &Shadow, body: Option<Replica>, seen: &mut Seen) -> Result<End, Skip> {
+    async fn exchange(
+        &self,
+        shadow: &Shadow,
+        body: Option<Replica>,
+        started: Time,
+        seen: &mut Seen,
+    ) -> Result<End, Skip> {
         let snapshot = &*self.adopted.snapshot;
         let (Some(route), Some(upstream), Some(pool)) = (
             snapshot.routes.get(self.route),
@@ -241,7 +265,7 @@ impl Copy {
         let lease = pool.pick(None).ok_or(Skip::NoEndpoint)?;
         let answer = match attempt(&way, lease, &rewrite, body.map(Outgoing::Replica), false).await {
             Ok(answer) => answer,
-            Err(failed) if failed.stale => return Err(Skip::Stale),
+            Err(failed) if is_stale(failed.unsent.is_some(), failed.stale, started) => return Err(Skip::Stale),
             Err(failed) => {
                 return match failed.fault {
                     Fault::Failed(kind) => Ok(End::Failed(kind)),
@@ -260,7 +284,7 @@ impl Copy {
             .meeting
             .as_ref()
             .and_then(|meeting| meeting.gather(Whose::Copy(self.kind), answer.status, &answer.headers));
-        Ok(read(answer, seen, capture).await)
+        Ok(read(&self.worker, answer, seen, capture).await)
     }
 
     /// Counts what came of it, as the request of an arm would be.
@@ -308,14 +332,22 @@ impl Copy {
     }
 }
 
+/// Whether a copy met a connection that the upstream was just closing, as it may do with those that are idle. One that was
+/// closed under a copy although it had hardly been idle was closed because of that copy, for all that can be known: a
+/// service that dies of certain requests must not look like one that closes its connections.
+fn is_stale(unsent: bool, idle_since: Option<Time>, started: Time) -> bool {
+    idle_since.is_some_and(|idle_since| unsent || started.since(idle_since) >= IDLE_MIN)
+}
+
 /// Reads an answer's body and throws it away: to its end, so that its connection can be used again and a short one is seen,
-/// unless it is longer than anybody needs to know, or events that have no end.
-async fn read(mut answer: forward::Answer, seen: &mut Seen, mut capture: Option<Capture>) -> End {
+/// unless it is longer than anybody needs to know, or events that have no end. What is beyond the size of most answers is
+/// read piece by piece, in turns with the other copies of the worker, so that no upstream makes it read all the time.
+async fn read(worker: &Worker, mut answer: forward::Answer, seen: &mut Seen, mut capture: Option<Capture>) -> End {
     if ending::Kind::of(&answer.headers) == ending::Kind::Events {
         return End::Complete;
     }
     let most = capture.as_ref().map_or(0, Capture::most).max(ANSWER_BYTES_MAX);
-    let mut bytes = 0_usize;
+    let (mut bytes, mut read_at_once) = (0_usize, AT_ONCE_BYTES);
     while let Some(frame) = poll_fn(|cx| answer.flow.poll_frame(cx)).await {
         let frame = match frame {
             Ok(frame) => frame,
@@ -332,6 +364,12 @@ async fn read(mut answer: forward::Answer, seen: &mut Seen, mut capture: Option<
             capture.into_iter().for_each(Capture::finish);
             return End::Complete;
         }
+        if bytes > read_at_once {
+            read_at_once = bytes.saturating_add(PIECE_BYTES);
+            seen.waits = true;
+            worker.long_copies.turn().await;
+            seen.waits = false;
+        }
     }
     seen.whole = true;
     capture.into_iter().for_each(Capture::finish);
@@ -342,3 +380,26 @@ async fn read(mut answer: forward::Answer, seen: &mut Seen, mut capture: Option<
 const OWN_BYTES: u64 = 72 * 1024;
 /// Bytes of an answer that are read; a longer one has said enough, and users' requests wait for the same thread.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of an answer that are read as they come: as much as one read of a connection takes.
+const AT_ONCE_BYTES: usize = 64 * 1024;
+/// Bytes of a longer one that are read in a turn.
+const PIECE_BYTES: usize = 32 * 1024;
+/// Between two turns.
+const TURN: Duration = Duration::from_millis(1);
+/// How long a connection was idle whose upstream may have closed it for that: the shortest limits in use are some seconds.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_closed_under_a_copy_is_stale_only_if_it_had_been_idle_or_nothing_was_sent() {
+        let (started, at) = (Time::from_micros(9_000_000), |seconds: u64| Some(Time::from_micros(seconds * 1_000_000)));
+        assert!(is_stale(false, at(8), started) && is_stale(false, at(1), started));
+        assert!(!is_stale(false, Some(Time::from_micros(8_000_001)), started), "closed because of what it was sent");
+        assert!(!is_stale(false, at(10), started), "given back while this one waited");
+        assert!(is_stale(true, at(9), started));
+        assert!(!is_stale(true, None, started), "one that was no pooled connection cannot be stale");
+    }
+}

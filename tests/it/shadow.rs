@@ -265,7 +265,9 @@ async fn whatever_becomes_of_a_copy_clients_see_nothing_of_it() {
     let failures = counts.iter().filter(|(outcome, _)| !matches!(**outcome, "2xx" | "4xx"));
     let errors: u64 = failures.map(|(_, count)| count).sum();
     assert_eq!((&shadow["requests"], &shadow["errors"]), (&json!(requests), &json!(errors)));
-    // The last one has left a connection. If that is closed under a copy, nobody knows whose fault it was.
+    // The last one has left a connection. If that is closed under a copy after it was idle for a second, nobody knows whose
+    // fault it was.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     pair.new.script(|_| Reply::Raw(vec![Step::Close]));
     pair.served("GET", &[], "").await;
     pair.counted("stale", 1).await;
@@ -370,6 +372,63 @@ async fn copies_other_methods_and_upgrades_are_not_copied() {
     let printed = pair.weir.view(CHAT).await["shadow"].clone();
     assert_eq!(printed["skipped"], json!({"loop": 1, "method": 4, "upgrade": 1}));
     assert_eq!((&printed["share_ppm"], &printed["requests"]), (&json!(1_000_000), &json!(1)));
+    pair.weir.stop().await;
+}
+
+#[tokio::test]
+async fn copies_of_a_trusted_weir_are_counted_apart_and_blame_nobody() {
+    let breaker = "breaker = { consecutive_errors = 1, min_units = 1 }";
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let config = || Config::split(&legacy, &new).weight("100%").rollout(breaker).workers(1);
+    new.script(|_| Reply::status(500));
+    let copy: &[(&str, &str)] = &[("x-user-id", "u"), ("x-weir-shadow", "1")];
+    let forced = |metrics: &Metrics, code| {
+        let labels = [("rollout", "chat"), ("arm", "canary"), ("code", code)];
+        metrics.count("weir_forced_requests_total", &labels)
+    };
+
+    let weir = Weir::start(&config().top("trusted_proxies = [\"127.0.0.1\"]")).await;
+    let mut client = Client::http1(weir.address).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/", copy).await.status, 500, "nobody stands in for a canary that no client waits for");
+    }
+    assert_eq!(new.last().field("x-weir-shadow"), Some("1"), "it stays one on its way");
+    let metrics = weir.metrics_until("the copies", |metrics| forced(metrics, "5xx") == 3).await;
+    for name in ["weir_requests_total", "weir_request_errors_total", "weir_decisions_total", "weir_breaker_state"] {
+        assert_eq!(metrics.count(name, &[]), 0, "{name}");
+    }
+    // A request of a user of theirs is one as ever, and stable makes good what the canary fails.
+    assert_eq!(client.get("/", UNIT).await.origin(), "legacy");
+    let metrics = weir.metrics_until("the trip", |metrics| metrics.count("weir_breaker_state", &[]) == 2).await;
+    assert_eq!(forced(&metrics, "5xx"), 3);
+    weir.stop().await;
+
+    let weir = Weir::start(&config()).await;
+    let mut client = Client::http1(weir.address).await;
+    assert_eq!(client.get("/", copy).await.origin(), "legacy", "from a stranger it is a request like any other");
+    let metrics = weir.metrics_until("the trip", |metrics| metrics.count("weir_breaker_state", &[]) == 2).await;
+    assert_eq!(forced(&metrics, "5xx"), 0);
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_answer_is_read_to_its_end_and_its_connection_used_again() {
+    const BYTES: u64 = 900 * 1024;
+    let pair = Pair::start(|config| mirrored(config, "timeout = \"10m\"").workers(1)).await;
+    pair.new.script(|_| Reply::body(Content::Fill { bytes: BYTES, sized: true }));
+    for number in 1..=3 {
+        pair.served("GET", &[], "").await;
+        pair.counted("2xx", number).await;
+    }
+    let state = pair.new.state();
+    assert_eq!((state.accepted, state.filled), (1, 3 * BYTES));
+    // Several at once take turns.
+    let mut client = Client::http1(pair.weir.address).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/", UNIT).await.origin(), "legacy");
+    }
+    pair.counted("2xx", 23).await;
+    assert_eq!(pair.new.filled(), 23 * BYTES);
     pair.weir.stop().await;
 }
 
