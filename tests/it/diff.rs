@@ -7,10 +7,10 @@ use serde_json::Value;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const DIFFS: &str = "weir_shadow_diffs_total";
+pub const DIFFS: &str = "weir_shadow_diffs_total";
 
 /// Everybody is on stable, mirrored and compared, with these further keys of the comparison.
-fn compared(legacy: &Origin, new: &Origin, keys: &str) -> Config {
+pub fn compared(legacy: &Origin, new: &Origin, keys: &str) -> Config {
     let diff = format!("diff = {{ share = \"100%\", {keys} }}");
     Config::split(legacy, new).weight("0%").rollout(&format!("shadow = {{ share = \"100%\", {diff} }}"))
 }
@@ -25,7 +25,7 @@ fn answers(body: &'static str) -> impl Fn(&crate::harness::origin::Seen) -> Repl
     }
 }
 
-async fn ask(weir: &Weir, requests: usize) {
+pub async fn ask(weir: &Weir, requests: usize) {
     let mut client = Client::http1(weir.address).await;
     for number in 0..requests {
         let unit = format!("user-{number}");
@@ -35,12 +35,12 @@ async fn ask(weir: &Weir, requests: usize) {
     }
 }
 
-async fn counted(weir: &Weir, verdict: &str, count: u64) {
+pub async fn counted(weir: &Weir, verdict: &str, count: u64) {
     let labels = [("rollout", "chat"), ("verdict", verdict)];
     weir.metrics_until(verdict, |metrics| metrics.count(DIFFS, &labels) >= count).await;
 }
 
-async fn run(weir: &Weir, line: &str) -> (i32, String, String) {
+pub async fn run(weir: &Weir, line: &str) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
     command.args(line.split_whitespace()).args(["--admin", &weir.admin.to_string()]);
     command.env("NO_COLOR", "1").stdin(Stdio::null());

@@ -21,6 +21,7 @@ mod commands;
 mod counts;
 mod crossing;
 mod diff;
+mod diff_cases;
 mod fallback;
 mod framing;
 mod framing_h2;
