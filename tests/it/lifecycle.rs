@@ -115,12 +115,58 @@ async fn arrive(address: SocketAddr, over: Arc<AtomicBool>) {
             continue;
         };
         let mut client = RawClient::over(stream);
-        if client.wire.write(&request("GET", "/", UNIT, b"")).await.is_ok()
+        if client.try_send(request("GET", "/", UNIT, b"")).await.is_ok()
             && let Some(answer) = client.try_answer().await
         {
             assert!(answer.status == 200 && answer.complete, "{answer:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_second_weir_takes_over_port_and_state_and_nobody_is_refused() {
+    let origin = Origin::start("new").await;
+    let shared = folder();
+    let state = shared.path().join("state").display().to_string();
+    let config = Config::split(&origin, &origin).to_string();
+    let config = config.replacen("state_dir = \"state\"", &format!("state_dir = \"{state}\""), 1);
+    let mut weir = Weir::start(&config).await;
+    let config = config.replacen("127.0.0.1:0", &weir.address.to_string(), 1);
+    let over = Arc::new(AtomicBool::new(false));
+    let asking: Vec<_> = (0..4).map(|_| tokio::spawn(never_refused(weir.address, Arc::clone(&over)))).collect();
+    for (round, weight) in ["30%", "40%", "50%"].into_iter().enumerate() {
+        weir.weigh(weight).await;
+        let second = Weir::start(&config).await;
+        assert_eq!(second.view("/api/v1/rollouts/chat").await["weight_ppm"], (round as u64 + 3) * 100_000);
+        soon("the first one's end", weir.begin_stop()).await.expect("a stop does not panic");
+        // The address is the second one's alone now.
+        let before = origin.count();
+        assert_eq!(Client::http1(second.address).await.get("/", UNIT).await.status, 200);
+        assert!(origin.count() > before);
+        weir = second;
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in asking {
+        assert!(soon("a client's end", client).await.expect("nobody was refused") > 0);
+    }
+    weir.stop().await;
+}
+
+/// Connects and asks until told to end; how often that was answered. The kernel may reset what arrives in the moment in which
+/// sockets close, but somebody listens at all times.
+async fn never_refused(address: SocketAddr, over: Arc<AtomicBool>) -> u64 {
+    let mut answered = 0;
+    while !over.load(Ordering::Relaxed) {
+        let stream = TcpStream::connect(address).await.expect("somebody listens");
+        let mut client = RawClient::over(stream);
+        if client.try_send(request("GET", "/", UNIT, b"")).await.is_ok()
+            && let Some(answer) = client.try_answer().await
+        {
+            assert!(answer.status == 200 && answer.complete, "{answer:?}");
+            answered += 1;
+        }
+    }
+    answered
 }
 
 /// Waits until nothing listens there any more.

@@ -9,7 +9,7 @@ use super::bytes;
 use super::{Day, Kept, Tick};
 use crate::clock::Wall;
 use crate::rollout::sample::{Resources, Sample, Visit};
-use rusqlite::{Connection, Error, OpenFlags, Transaction, params};
+use rusqlite::{Connection, Error, OpenFlags, Transaction, TransactionBehavior, params};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -29,6 +29,8 @@ pub struct File {
     pub(super) next: Next,
     /// The numbers of whoever has samples.
     names: Numbers,
+    /// SQLite's word for what others have written: it changes with that.
+    others: i64,
     /// Bytes beyond which the finest samples go before their time.
     pub(super) bytes_max: u64,
     /// Samples that could not be read.
@@ -157,9 +159,10 @@ impl File {
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0)).map_err(lost)?;
         // A power cut may take the last samples, and nothing else; a process that is killed loses none.
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(lost)?;
+        let others = written_by_others(&connection).map_err(lost)?;
         let (names, next) = read_places(&connection).map_err(lost)?;
         let path = path.to_owned();
-        Ok(File { connection, path, identity, next, names, bytes_max, damaged: Cell::new(0) })
+        Ok(File { connection, path, identity, next, names, others, bytes_max, damaged: Cell::new(0) })
     }
 
     /// Moves this history aside and begins another one.
@@ -192,13 +195,16 @@ impl File {
     }
 
     fn write(&mut self, tick: &Tick) -> Result<(), Error> {
-        let mut next = self.next;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // The process whose port and state this one takes over keeps samples until it has ended.
+        let others = written_by_others(&transaction)?;
+        let known = (self.names.clone(), self.next);
+        let (mut names, mut next) = if others == self.others { known } else { read_places(&transaction)? };
         let slot = next[0];
-        let transaction = self.connection.transaction()?;
         let own = &tick.own;
         let row: Row = (slot, Visit::default(), own.ended_at, own.span, bytes::of_resources(own));
         insert(&transaction, (OWN, 0, 0), &row)?;
-        let (mut names, mut parts) = (self.names.clone(), BTreeMap::new());
+        let mut parts = BTreeMap::new();
         for (name, sample) in &tick.samples {
             let known = names.get(name).copied();
             let number = known.map_or_else(|| number_of(&transaction, name), Ok)?;
@@ -223,7 +229,7 @@ impl File {
         }
         prune(&transaction, &names, &next, self.bytes_max)?;
         transaction.commit()?;
-        (self.next, self.names) = (next, names);
+        (self.next, self.names, self.others) = (next, names, others);
         Ok(())
     }
 
@@ -353,6 +359,10 @@ fn create(path: &Path) -> Result<(), String> {
     };
     build().map_err(|error| error.to_string())?;
     std::fs::rename(&draft, path).map_err(|error| error.to_string())
+}
+
+fn written_by_others(connection: &Connection) -> Result<i64, Error> {
+    connection.pragma_query_value(None, "data_version", |row| row.get(0))
 }
 
 /// The numbers of whoever has samples, and the slot that each tier makes next.

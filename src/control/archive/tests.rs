@@ -151,6 +151,24 @@ fn what_was_kept_survives_a_process_that_is_killed() {
 }
 
 #[test]
+fn two_processes_that_keep_samples_for_a_while_lose_none() {
+    let folder = folder();
+    let (mut first, mut second) = (open(&folder), open(&folder));
+    for at in 0..20 {
+        let file = if at % 2 == 0 { &mut first } else { &mut second };
+        file.keep(&tick(at, vec![sample(at, 1, us_of(at))])).unwrap();
+    }
+    // What took over goes on alone.
+    drop(first);
+    second.keep(&tick(20, vec![sample(20, 1, us_of(20))])).unwrap();
+    for file in [&second, &open(&folder)] {
+        let kept = file.past(&["chat".into()]).unwrap();
+        let ended: Vec<Wall> = kept.rollouts[0].iter().map(|(_, sample)| sample.ended_at).collect();
+        assert_eq!(ended, (0..=20).map(wall).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_damaged_sample_is_left_out_and_told() {
     let folder = folder();
     let mut file = open(&folder);
