@@ -124,8 +124,34 @@ pub struct Route {
     pub plain: Arc<PerWorker<Series>>,
     /// Whether a WebSocket may be opened here.
     pub websocket: bool,
+    /// Longest request body; `u64::MAX` is no limit.
+    pub body_bytes_max: u64,
+    /// How long its streams may be silent.
+    pub patience: Patience,
     /// Whether any of its rollouts mirrors at present.
     pub mirrors: bool,
+}
+
+/// How long the two directions of an exchange may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Request body of which the client sends no byte.
+    pub body_idle: Duration,
+    /// Bytes per second that a request body must reach.
+    pub body_min_rate: u64,
+    /// Answer of which the upstream sends no byte; `Duration::MAX` is no limit.
+    pub stream_idle: Duration,
+}
+
+impl Patience {
+    /// Without limits, for streams in which silence is usual.
+    pub const ENDLESS: Patience = Patience { body_idle: Duration::MAX, body_min_rate: 0, stream_idle: Duration::MAX };
+
+    /// What the limits say.
+    pub fn of(limits: &Limits) -> Self {
+        let Limits { body_idle, body_min_rate, stream_idle, .. } = *limits;
+        Patience { body_idle, body_min_rate, stream_idle }
+    }
 }
 
 /// One rollout on one route.
@@ -505,6 +531,8 @@ pub struct Limits {
     pub h2_resets: usize,
     /// Streams reset by us for the client's errors.
     pub h2_local_resets: usize,
+    /// Frames without payload in 10 seconds.
+    pub h2_control_frames: u32,
     /// Silence after which a ping is sent.
     pub h2_ping: Duration,
     /// Time for its answer.

@@ -4,8 +4,10 @@
 //! The registry hands out the cells by key and keeps them across reloads, so a counter never goes back.
 
 mod mirrored;
+mod words;
 
 pub use mirrored::{COPIES_SKIPPED, LostPairs, Mirrored, PAIRS_LOST};
+pub use words::{CONNECTIONS_CUT, CONNECTIONS_REFUSED, REFUSALS};
 
 use crate::allowance::{Addresses, Allowance, Copies};
 use crate::pairs::Pairs;
@@ -256,38 +258,6 @@ impl<T> PerWorker<T> {
         self.0.iter()
     }
 }
-
-/// Every way in which weir refuses a request, in the order of `WorkerCounts::refused`: words of log and metric.
-pub const REFUSALS: [&str; 21] = [
-    "bad_host",
-    "bad_framing",
-    "method",
-    "uri_too_long",
-    "no_route",
-    "no_endpoint",
-    "upstream_busy",
-    "connect",
-    "tls",
-    "timeout",
-    "reset",
-    "protocol",
-    "client_left",
-    "client_slow",
-    "websocket",
-    "overloaded",
-    "body_too_long",
-    "bad_request",
-    "head_too_long",
-    "coding",
-    "version",
-];
-
-/// Why a client's connection is closed unserved, in the order of `ListenerCounts::refused`: words of the metric.
-pub const CONNECTIONS_REFUSED: [&str; 4] =
-    ["max_connections", "max_connections_per_ip", "max_handshakes", "descriptors"];
-
-/// Limits by which a client's connection is cut, in the order of `ListenerCounts::cut`: words of the metric.
-pub const CONNECTIONS_CUT: [&str; 4] = ["tls_handshake_timeout", "first_byte_timeout", "header_timeout", "write_stall"];
 
 /// What a worker counts of one listener's connections.
 #[repr(align(64))]

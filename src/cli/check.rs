@@ -37,6 +37,7 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Check) -> Outcome
             report["rollouts"] = plans::plans(&loaded.config);
             if arguments.limits {
                 report["limits"] = limits(&loaded.config);
+                report["memory_bytes_max"] = json!(config::Budget::of(&loaded.config).total());
             }
             console.line(&report.to_string())
         }
@@ -119,7 +120,7 @@ fn summary(config: &Config, limits: bool, change: Option<&Change>, paint: Paint)
             };
             table.tones([(Tone::Plain, name), (tone, value), (Tone::Plain, meaning + &note)]);
         }
-        text.push_str(&format!("\n{}", table.print(paint)));
+        text.push_str(&format!("\n{}\n{}\n", table.print(paint), config::Budget::of(config)));
     }
     text
 }

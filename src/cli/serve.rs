@@ -2,7 +2,8 @@
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::{self, AdminAddress, AdminConfig, Config, ListenerConfig, LogTarget, Problem, UserFiles};
+use crate::config::units::print_size;
+use crate::config::{self, AdminAddress, AdminConfig, Budget, Config, ListenerConfig, LogTarget, Problem, UserFiles};
 use crate::control::{self, Handle};
 use crate::proxy::access::Log;
 use crate::proxy::worker::{self, Drain};
@@ -100,6 +101,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    tell_budget(&loaded.config);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = loaded.config.workers.unwrap_or(cores);
     let (drain_timeout, state_dir) = (loaded.config.drain_timeout, loaded.config.state_dir.clone());
@@ -193,6 +195,20 @@ pub fn run(options: Options) -> Result<(), StartError> {
     });
     tracing::info!("ended");
     Ok(())
+}
+
+/// Says how much memory the limits allow, and warns if that is more than the process may have.
+fn tell_budget(config: &Config) {
+    let budget = Budget::of(config);
+    match control::own::memory_limit() {
+        Some(limit) if limit < budget.total() => {
+            let limit = print_size(limit);
+            tracing::warn!(
+                "the limits allow {budget}; this process may take {limit}: lower max_in_flight, max_connections or h1_buffer"
+            );
+        }
+        _ => tracing::info!("the limits allow {budget}"),
+    }
 }
 
 /// Raises the limit on descriptors as far as the system lets this user: each proxied request may hold two.

@@ -295,7 +295,8 @@ fn check_prints_what_a_config_means_and_every_problem_of_a_bad_one() {
     let expected = json!({"ok": true, "problems": [], "rollouts": plain});
     assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap(), expected);
     let ran = weir(&format!("check -c {good} --limits"));
-    assert!(ran.code == 0 && ran.out.contains("h2_streams"), "{ran:?}");
+    assert!(ran.code == 0 && ran.out.contains("h2_streams") && ran.out.contains("of memory if every limit"), "{ran:?}");
+    assert!(!ran.out.contains("Not enforced"), "{ran:?}");
 
     let (_folder, bad) = config(&SPLIT.replace("weight = \"0%\"", "wieght = \"0%\"").replace("\"new\" }", "\"nwe\" }"));
     let ran = weir(&format!("check -c {bad}"));

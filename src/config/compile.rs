@@ -15,8 +15,8 @@ use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::rollout::mirror;
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Diff, Force, HostPattern, Listener, Match, Rollout, Route, RouteRollout, Shadow, Snapshot,
-    Upstream,
+    ArmRoute, ArmTarget, Diff, Force, HostPattern, Listener, Match, Patience, Rollout, Route, RouteRollout, Shadow,
+    Snapshot, Upstream,
 };
 use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -153,6 +153,8 @@ fn route(config: &RouteConfig, all: &Config, live: &Live, registry: &mut Registr
         rollouts,
         plain: registry.series(SeriesKey::Plain { route: Arc::clone(&config.name) }),
         websocket: config.websocket,
+        body_bytes_max: config.body_bytes_max.unwrap_or(all.limits.max_body),
+        patience: if config.streaming { Patience::ENDLESS } else { Patience::of(&all.limits) },
         mirrors,
     }
 }

@@ -7,7 +7,7 @@ use super::model::{
     AdminAddress, ArmConfig, ArmTo, CohortConfig, Config, HealthCheck, LogTarget, NotifyConfig, QueryConfig,
     RolloutConfig, RouteConfig, UpstreamConfig,
 };
-use super::units::{print_share, print_span};
+use super::units::{print_share, print_size, print_span};
 use crate::rollout::Arm;
 use crate::rollout::breaker::{COOLDOWN_MAX, Rules};
 use crate::rollout::bucket::Weight;
@@ -201,6 +201,12 @@ fn route(route: &RouteConfig, config: &Config) -> Vec<String> {
         (None, _) => format!("-> by {}", rollouts.join(", ")),
     };
     let to = if route.websocket { to } else { format!("{to}, no WebSockets") };
+    let to = match route.body_bytes_max {
+        None => to,
+        Some(u64::MAX) => format!("{to}, bodies of any length"),
+        Some(most) => format!("{to}, bodies up to {}", print_size(most)),
+    };
+    let to = if route.streaming { format!("{to}, streams may be silent") } else { to };
     vec![route.name.to_string(), matches, to]
 }
 

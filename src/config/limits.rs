@@ -71,6 +71,7 @@ pub fn read(
         h2_send_buffer: wide(reader.size("h2_send_buffer", &raw.h2_send_buffer, KIB, GIB)),
         h2_resets: reader.count("h2_resets", &raw.h2_resets, 1, 1_000_000) as usize,
         h2_local_resets: reader.count("h2_local_resets", &raw.h2_local_resets, 1, 1_000_000) as usize,
+        h2_control_frames: reader.count("h2_control_frames", &raw.h2_control_frames, 1, u32::MAX),
         h2_ping: reader.span("h2_ping", &raw.h2_ping),
         h2_ping_timeout: reader.span("h2_ping_timeout", &raw.h2_ping_timeout),
         max_body: reader.size_or_off("max_body", &raw.max_body),

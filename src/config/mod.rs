@@ -4,6 +4,7 @@
 //! the file in `raw`; `validate` resolves names, reads files and builds the `model`; `compile` makes the snapshot. Raw types
 //! never leave this room, and nothing here changes a running process: the control plane calls `load`, decides, and publishes.
 
+mod budget;
 pub mod change;
 mod compile;
 mod decode;
@@ -25,6 +26,7 @@ mod users;
 mod validate;
 
 pub use crate::rollout::standing::LiveRollout;
+pub use budget::Budget;
 pub use compile::{compile, splits};
 pub use describe::describe;
 pub use limits::table as limits_table;

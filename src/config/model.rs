@@ -299,6 +299,10 @@ pub struct RouteConfig {
     pub rollouts: Vec<(usize, bool)>,
     /// Whether a WebSocket may be opened there.
     pub websocket: bool,
+    /// Longest request body, if it is not that of the limits; `u64::MAX` is no limit.
+    pub body_bytes_max: Option<u64>,
+    /// Whether its streams may be silent for as long as they like.
+    pub streaming: bool,
 }
 
 /// One rollout.

@@ -10,6 +10,26 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How much memory this process may take by its control group or one above it, in bytes; none where there is no limit.
+pub fn memory_limit() -> Option<u64> {
+    let group = fs::read_to_string("/proc/self/cgroup").ok()?;
+    least_limit(&group, |path| fs::read_to_string(path).ok())
+}
+
+/// The least limit on the way from a group, as `/proc/self/cgroup` names it, to the root. In a container the root is its own.
+fn least_limit(group: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let mut path = group.lines().find_map(|line| line.strip_prefix("0::"))?.trim_end_matches('/');
+    let mut least = None;
+    loop {
+        let own = read(&format!("/sys/fs/cgroup{path}/memory.max")).and_then(|text| text.trim().parse().ok());
+        least = [least, own].into_iter().flatten().min();
+        match path.rsplit_once('/') {
+            Some((above, _)) => path = above,
+            None => return least,
+        }
+    }
+}
+
 /// What is known of the process.
 #[derive(Debug)]
 pub struct Own {
@@ -138,6 +158,20 @@ mod tests {
         assert_eq!(share(Span::Stage), 1.0);
         let (short, all) = (share(Span::Last(Duration::from_secs(5))), share(Span::Last(Duration::from_secs(60))));
         assert!((short - 1.0).abs() < 0.25 && (all - 0.75).abs() < 0.01, "{short} {all}");
+    }
+
+    #[test]
+    fn of_the_limits_of_all_groups_the_least_counts() {
+        let read = |path: &str| match path {
+            "/sys/fs/cgroup/pod/weir/memory.max" => Some("max\n".to_owned()),
+            "/sys/fs/cgroup/pod/memory.max" => Some("536870912\n".to_owned()),
+            "/sys/fs/cgroup/memory.max" => Some("1073741824\n".to_owned()),
+            _ => None,
+        };
+        assert_eq!(least_limit("1:cpu:/x\n0::/pod/weir\n", read), Some(536_870_912));
+        assert_eq!(least_limit("0::/\n", read), Some(1_073_741_824));
+        assert_eq!(least_limit("0::/other\n", |_| Some("max".to_owned())), None);
+        assert_eq!(least_limit("", read), None);
     }
 
     #[test]

@@ -47,6 +47,12 @@ pub enum Cut {
     Header,
     /// The client took nothing of an answer.
     WriteStall,
+    /// The client took back too many requests before they had an answer.
+    Resets,
+    /// The client sent too many frames that carry nothing.
+    ControlFrames,
+    /// The client broke one of the measures that the HTTP/2 library has for heads, resets and empty frames.
+    Flood,
 }
 
 impl PerWorker<ListenerCounts> {
@@ -60,7 +66,7 @@ impl PerWorker<ListenerCounts> {
 
     /// Counts a connection or stream that is cut.
     pub fn cut(&self, worker: usize, why: Cut) {
-        const { assert!(CONNECTIONS_CUT.len() == Cut::WriteStall as usize + 1) };
+        const { assert!(CONNECTIONS_CUT.len() == Cut::Flood as usize + 1) };
         if let Some(count) = self.of(worker).and_then(|counts| counts.cut.get(why as usize)) {
             count.add(1);
         }

@@ -6,7 +6,7 @@ use super::pool::{Lease, UpstreamPool};
 use super::replay::Outgoing;
 use crate::clock::Time;
 use crate::rollout::outcome::ErrorKind;
-use crate::snapshot::{Limits, Upstream};
+use crate::snapshot::{Limits, Patience, Upstream};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -21,6 +21,10 @@ pub struct Way<'a> {
     pub pool: &'a UpstreamPool,
     /// The data plane's limits.
     pub limits: &'a Limits,
+    /// Longest request body.
+    pub body_bytes_max: u64,
+    /// How long either side may be silent.
+    pub patience: Patience,
     /// Counts requests that were sent again.
     pub retries: Option<&'a crate::tally::Cell>,
 }
@@ -101,10 +105,12 @@ pub async fn in_time<T>(
             }
             (seen, since) = (progress, now);
             let limit = match seen.waits_for_client {
-                true => way.limits.body_idle.min(patience(seen.taken, way.limits).saturating_sub(waited)),
+                true => {
+                    way.patience.body_idle.min(patience(seen.taken, way.patience.body_min_rate).saturating_sub(waited))
+                }
                 false => way.upstream.response_timeout,
             };
-            late.as_mut().reset(now.checked_add(limit).unwrap_or(now));
+            late.as_mut().reset(now.checked_add(limit.min(FOR_EVER)).unwrap_or(now));
         }
         let fault = if seen.waits_for_client { Fault::ClientSlow } else { Fault::Failed(ErrorKind::Timeout) };
         late.as_mut().poll(cx).map(|()| Err(fault))
@@ -113,34 +119,26 @@ pub async fn in_time<T>(
 }
 
 /// How long a client may be waited for in all that has sent so many bytes: some seconds, and one for each `body_min_rate`.
-fn patience(taken: u64, limits: &Limits) -> Duration {
-    let earned = taken.checked_mul(1_000).and_then(|bytes| bytes.checked_div(limits.body_min_rate));
+fn patience(taken: u64, min_rate: u64) -> Duration {
+    let earned = taken.checked_mul(1_000).and_then(|bytes| bytes.checked_div(min_rate));
     earned.map_or(Duration::MAX, |ms| SLOW_START.saturating_add(Duration::from_millis(ms)))
 }
 
 /// A connection that has just begun, or a client that reads its file first, is slow for no bad reason.
 const SLOW_START: Duration = Duration::from_secs(5);
 
+/// Longer than any exchange, and short enough that timers can count it.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Format, UserFiles, load_text};
-    use std::path::Path;
 
     #[test]
     fn every_byte_earns_a_slow_client_some_time() {
-        let limits = |rate: &str| {
-            let text = format!(
-                "[limits]\nbody_min_rate = \"{rate}\"\n[[listeners]]\naddress = \"127.0.0.1:1\"\n\
-                 [[routes]]\nname = \"all\"\nupstream = \"a\"\n[upstreams.a]\nendpoints = [\"127.0.0.1:2\"]\n"
-            );
-            let loaded =
-                load_text("weir.toml", &text, Format::Toml, Path::new("."), &[], &mut UserFiles::default()).unwrap();
-            loaded.config.limits
-        };
-        assert_eq!(patience(0, &limits("240B")), Duration::from_secs(5));
-        assert_eq!(patience(2_400, &limits("240B")), Duration::from_secs(15));
-        assert_eq!(patience(u64::MAX, &limits("240B")), Duration::MAX);
-        assert_eq!(patience(0, &limits("0B")), Duration::MAX);
+        assert_eq!(patience(0, 240), Duration::from_secs(5));
+        assert_eq!(patience(2_400, 240), Duration::from_secs(15));
+        assert_eq!(patience(u64::MAX, 240), Duration::MAX);
+        assert_eq!(patience(0, 0), Duration::MAX);
     }
 }

@@ -5,6 +5,7 @@ use super::framing::Caps;
 use super::introduced;
 use super::local::{Seat, Worker};
 use super::misread;
+use super::paced::Paced;
 use super::pulse::{Pulse, Watched};
 use super::refusal::Refusal;
 use super::request;
@@ -22,6 +23,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
@@ -241,7 +243,8 @@ async fn speak<S: ClientStream>(
 ) -> Result<(), Unserved> {
     let (worker, limits) = (seat.worker(), &terms.limits);
     let http2 = matches!(protocol, Protocol::Http2);
-    pulse.open(http2, limits.requests_per_connection, stream.has_plaintext());
+    let resets = u32::try_from(limits.h2_resets).unwrap_or(u32::MAX);
+    pulse.open(http2, limits.requests_per_connection, stream.has_plaintext(), resets);
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = pulse.begin(request.body().is_end_stream());
         let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
@@ -250,6 +253,7 @@ async fn speak<S: ClientStream>(
             if under_way.is_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
+            under_way.answered();
             response.body_mut().hold(under_way);
             Ok::<_, Infallible>(response)
         }
@@ -281,10 +285,20 @@ async fn speak<S: ClientStream>(
         Protocol::Http2 => {
             let counts = Arc::clone(&terms.counts);
             let streams = Streams { pulse: Rc::clone(&pulse), stall: limits.write_stall, worker: worker.index, counts };
-            let connection = pin!(http2_builder(limits, streams).serve_connection(TokioIo::new(stream), &service));
-            run(watch, connection, |connection| connection.graceful_shutdown()).await.map(|_| ())
+            let io = TokioIo::new(Paced::new(stream, Rc::clone(&pulse), limits.h2_control_frames));
+            let connection = pin!(http2_builder(limits, streams).serve_connection(io, &service));
+            match run(watch, connection, |connection| connection.graceful_shutdown()).await? {
+                Err(error) if is_flood(&error) => Err(Unserved::Cut(Cut::Flood)),
+                _ => Ok(()),
+            }
         }
     }
+}
+
+/// Whether an HTTP/2 connection was ended because its client does too much of something.
+fn is_flood(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// A client's byte stream: TCP, or TLS over it.
@@ -339,7 +353,12 @@ where
     watch.seat.wake_by(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     poll_fn(|cx: &mut Context<'_>| -> Poll<Result<hyper::Result<()>, Unserved>> {
         loop {
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            let polled = connection.as_mut().poll(cx);
+            if let Some(how) = watch.pulse.abuse() {
+                watch.pulse.reset();
+                return Poll::Ready(Err(Unserved::Cut(how)));
+            }
+            if let Poll::Ready(ended) = polled {
                 return Poll::Ready(Ok(ended));
             }
             let mut ends = false;

@@ -102,7 +102,7 @@ async fn send_h1(
 ) -> Result<Answer, Box<Failed>> {
     let length = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
     write_head(&mut link.outbox.bytes, rewrite, &lease, length, body.is_some());
-    let exchange = Exchange::new(link, lease, body, length.is_none(), way.limits.max_body).switching(rewrite.websocket);
+    let exchange = Exchange::new(link, lease, body, length.is_none(), way.body_bytes_max).switching(rewrite.websocket);
     let (mut head, rest) = exchange.head(way, &rewrite.parts.method).await?;
     let flow = match rest {
         Rest::Body(download) => Flow::H1(download),

@@ -74,7 +74,7 @@ impl Exchange {
             }
             Ok(head) => {
                 self.lease.answered();
-                let download = Download::new(self, &head, way.limits.stream_idle);
+                let download = Download::new(self, &head, way.patience.stream_idle);
                 Ok((head, Rest::Body(download)))
             }
             Err(fault) => {

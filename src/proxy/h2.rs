@@ -36,7 +36,7 @@ pub async fn send(
     };
     let passed = Rc::<Passed>::default();
     let Some(request) =
-        prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed), bytes_max: way.limits.max_body })
+        prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed), bytes_max: way.body_bytes_max })
     else {
         return failed(Fault::Failed(ErrorKind::Protocol), None, None, lease);
     };
@@ -54,7 +54,7 @@ pub async fn send(
         Ok(response) => {
             lease.answered();
             let (head, body) = response.into_parts();
-            let idle_limit = way.limits.stream_idle;
+            let idle_limit = way.patience.stream_idle;
             let download = Download { body, passed, idle_limit, idle: None, held: (stream, lease) };
             Ok((head, download))
         }

@@ -42,6 +42,7 @@ mod link;
 mod local;
 mod misread;
 mod observe;
+mod paced;
 mod pool;
 mod pulse;
 mod refusal;

@@ -3,6 +3,7 @@
 //! It only notes; a byte or a request costs it a few stores, and no clock is read. How long each phase may last is
 //! `vigil`'s business. Made by `conn`, one for each connection.
 
+use super::admission::Cut;
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -36,6 +37,11 @@ pub struct Pulse {
     reset: Cell<bool>,
     /// Whether something came that is no request.
     misread: Cell<bool>,
+    /// How many requests the client took back before they had an answer, and how many it may.
+    taken_back: Cell<u32>,
+    taken_back_max: Cell<u32>,
+    /// What the client has done too often.
+    abuse: Cell<Option<Cut>>,
     /// Whom to wake when a request is no longer under way.
     waiting: Cell<Option<Waker>>,
     /// What the body that was polled last in this task had to say.
@@ -71,8 +77,9 @@ pub enum Polled {
 impl Pulse {
     /// A connection begins to carry requests, of which the last allowed one closes it. `heard` is whether something of
     /// the first one has come already.
-    pub fn open(&self, http2: bool, requests_max: u32, heard: bool) {
+    pub fn open(&self, http2: bool, requests_max: u32, heard: bool, taken_back_max: u32) {
         self.http2.set(http2);
+        self.taken_back_max.set(taken_back_max);
         self.requests_max.set(requests_max);
         self.heard.set(heard);
     }
@@ -108,7 +115,7 @@ impl Pulse {
         if self.requests.get() >= self.requests_max.get() {
             self.retire();
         }
-        UnderWay(Rc::clone(self))
+        UnderWay { pulse: Rc::clone(self), answered: Cell::new(false) }
     }
 
     /// Whether it has had a request.
@@ -146,6 +153,26 @@ impl Pulse {
         self.misread.set(true);
     }
 
+    /// The client has done that too often.
+    pub fn abused(&self, how: Cut) {
+        self.abuse.set(Some(how));
+    }
+
+    /// What the client has done too often, if anything.
+    pub fn abuse(&self) -> Option<Cut> {
+        self.abuse.get()
+    }
+
+    /// A request was dropped without an answer: its client has reset the stream. Each costs a request to an upstream and
+    /// the client nothing; but a client that goes on for days may change its mind now and then.
+    fn take_back(&self) {
+        let (count, all) = (self.taken_back.get().saturating_add(1), self.requests.get());
+        self.taken_back.set(count);
+        if count >= self.taken_back_max.get() && count >= all / 2 {
+            self.abused(Cut::Resets);
+        }
+    }
+
     /// What the body polled since the last call said, if one was polled.
     pub fn take_polled(&self) -> Option<Polled> {
         self.polled.take()
@@ -174,26 +201,37 @@ impl Pulse {
 }
 
 /// A request under way, until its answer's body is dropped.
-pub struct UnderWay(Rc<Pulse>);
+pub struct UnderWay {
+    pulse: Rc<Pulse>,
+    answered: Cell<bool>,
+}
 
 impl UnderWay {
     /// Whether the answer is the last one of an HTTP/1 connection, and must say so.
     pub fn is_last(&self) -> bool {
-        self.0.retiring.get() && !self.0.http2.get()
+        self.pulse.retiring.get() && !self.pulse.http2.get()
+    }
+
+    /// Its answer is there.
+    pub fn answered(&self) {
+        self.answered.set(true);
     }
 
     /// Notes what the answer's body said.
     pub fn polled<T>(&self, poll: &Poll<T>) {
-        self.0.polled.set(Some(if poll.is_ready() { Polled::Ready } else { Polled::Waits }));
+        self.pulse.polled.set(Some(if poll.is_ready() { Polled::Ready } else { Polled::Waits }));
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.set(self.0.under_way.get().saturating_sub(1));
-        self.0.in_head.set(self.0.ahead.take());
-        self.0.moved();
-        if let Some(waiting) = self.0.waiting.take() {
+        self.pulse.under_way.set(self.pulse.under_way.get().saturating_sub(1));
+        self.pulse.in_head.set(self.pulse.ahead.take());
+        self.pulse.moved();
+        if self.pulse.http2.get() && !self.answered.get() {
+            self.pulse.take_back();
+        }
+        if let Some(waiting) = self.pulse.waiting.take() {
             waiting.wake();
         }
     }
@@ -288,7 +326,7 @@ mod tests {
 
     fn open(http2: bool) -> Rc<Pulse> {
         let pulse = Rc::<Pulse>::default();
-        pulse.open(http2, 2, false);
+        pulse.open(http2, 2, false, 2);
         pulse
     }
 
@@ -333,6 +371,28 @@ mod tests {
         pulse.wrote(&Poll::Pending);
         assert_eq!(pulse.phase(), Phase::Stuck);
         assert_ne!(pulse.moves(), before, "a byte that was taken begins the time anew");
+    }
+
+    #[test]
+    fn a_client_that_takes_back_half_of_what_it_asks_is_stopped_and_one_that_seldom_does_is_not() {
+        let pulse = Rc::<Pulse>::default();
+        pulse.open(true, u32::MAX, false, 3);
+        for number in 0..30 {
+            let request = pulse.begin(true);
+            if number % 10 != 0 {
+                request.answered();
+            }
+        }
+        assert_eq!(pulse.abuse(), None);
+        for _ in 0..12 {
+            drop(pulse.begin(true));
+            assert_eq!(pulse.abuse(), None);
+        }
+        let taken_back = (0..100).find(|_| {
+            drop(pulse.begin(true));
+            pulse.abuse().is_some()
+        });
+        assert!(taken_back.is_some());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::diff::samples::Kind;
 use crate::rollout::outcome::{CodeClass, End, ErrorKind, Outcome};
-use crate::snapshot::Shadow;
+use crate::snapshot::{Patience, Shadow};
 use crate::tally::COPIES_SKIPPED;
 use bytes::Bytes;
 use http::request::Parts;
@@ -256,7 +256,14 @@ impl Copy {
         ) else {
             return Err(Skip::NoEndpoint);
         };
-        let way = Way { upstream, pool, limits: &snapshot.limits, retries: None };
+        let way = Way {
+            upstream,
+            pool,
+            limits: &snapshot.limits,
+            body_bytes_max: route.body_bytes_max,
+            patience: Patience::of(&snapshot.limits),
+            retries: None,
+        };
         let Self { parts, ids, host, trusted, .. } = self;
         let asked = Asked { parts, client: &self.client, ids, host, trusted: *trusted, websocket: false };
         let arm = if self.kind == Kind::Canary { Arm::Canary } else { Arm::Stable };

@@ -121,7 +121,7 @@ impl Exchange<'_> {
 
         let target = target(snapshot, route, &decisions);
         note(line, snapshot, route, &decisions, &target);
-        if body.size_hint().lower() > snapshot.limits.max_body {
+        if body.size_hint().lower() > route.body_bytes_max {
             return Err(Refusal::BodyTooLong);
         }
         let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
@@ -138,7 +138,7 @@ impl Exchange<'_> {
                 let standby = (!is_copy).then(standby).flatten();
                 let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
                 let (body, meeting) = shadow::mirror(self, &routed, &decisions, &asker, body);
-                let sent = self.send(upstream, &rewrite, body).await;
+                let sent = self.send(upstream, route, &rewrite, body).await;
                 let failed = standby.filter(|standby| standby.is_failure(self.adopted, &sent));
                 (sent, failed.map(|standby| (standby, again)), meeting)
             }
@@ -156,7 +156,7 @@ impl Exchange<'_> {
         observation.answered(answer.status, &answer.headers);
         let body = match answer.flow {
             Flow::Switched(upstream) => {
-                self.client.switch(Tunnel::new(upstream, observation, snapshot.limits.stream_idle));
+                self.client.switch(Tunnel::new(upstream, observation, route.patience.stream_idle));
                 Body::empty()
             }
             flow => observed(flow, observation, meeting, (answer.status, &answer.headers)),
@@ -169,12 +169,19 @@ impl Exchange<'_> {
         Ok(response)
     }
 
-    async fn send(&self, upstream: usize, rewrite: &Rewrite<'_>, body: Option<Outgoing>) -> Sent {
+    async fn send(&self, upstream: usize, route: &Route, rewrite: &Rewrite<'_>, body: Option<Outgoing>) -> Sent {
         let snapshot = &*self.adopted.snapshot;
         let way = match (snapshot.upstreams.get(upstream), self.adopted.pools.get(upstream)) {
             (Some(upstream), Some(pool)) => {
                 let retries = snapshot.counts.of(self.worker.index).map(|counts| &counts.upstream_retries);
-                Way { upstream, pool, limits: &snapshot.limits, retries }
+                Way {
+                    upstream,
+                    pool,
+                    limits: &snapshot.limits,
+                    body_bytes_max: route.body_bytes_max,
+                    patience: route.patience,
+                    retries,
+                }
             }
             _ => return Err(NOWHERE),
         };
@@ -216,7 +223,7 @@ impl Exchange<'_> {
             snapshot.upstreams.get(upstream).map(|upstream| Arc::clone(&upstream.name)),
         );
         let rewrite = self.rewrite(routed, decisions, Role::Fallback);
-        let answered = self.send(upstream, &rewrite, second(sent, again)).await;
+        let answered = self.send(upstream, routed.route, &rewrite, second(sent, again)).await;
         if let Some(sequel) = Sequel::of(&answered) {
             standby.count(self.adopted, self.worker.index, sequel);
         }

@@ -15,6 +15,10 @@ pub fn screen<'a>(parts: &'a Parts, limits: &Limits) -> Result<&'a str, Refusal>
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Refusal::Method);
     }
+    // hyper counts the fields of HTTP/1 alone.
+    if parts.headers.len() > limits.max_headers {
+        return Err(Refusal::HeadTooLong);
+    }
     let target_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target_bytes > limits.max_uri_bytes {
         return Err(Refusal::UriTooLong);

@@ -23,6 +23,7 @@ mod crossing;
 mod diff;
 mod diff_cases;
 mod fallback;
+mod floods;
 mod framing;
 mod framing_h2;
 mod headers;

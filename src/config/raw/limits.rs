@@ -66,10 +66,14 @@ section! {
         h2_connection_window: [optional] Bytes = "1MiB",
         /// Bytes queued for a stream.
         h2_send_buffer: [optional] Bytes = "64KiB",
-        /// Streams that a client resets before they are served.
+        /// Requests of one connection that a client may take back before they are answered; beyond that the connection is cut,
+        /// once they are half of all.
         h2_resets: [optional] u32 = "100",
         /// Streams reset by weir for the client's errors.
         h2_local_resets: [optional] u32 = "128",
+        /// Frames without payload, such as pings and settings, that a client may send in 10 seconds, besides four for each request
+        /// and one for each KiB that moves; beyond that the connection is cut.
+        h2_control_frames: [optional] u32 = "1000",
         /// Silence after which an HTTP/2 connection is asked for a sign of life.
         h2_ping: [optional] Duration = "30s",
         /// Time for that sign.

@@ -1,7 +1,7 @@
 //! Upstreams and routes, as they are written.
 
 use super::{CertificateFiles, Protocol};
-use crate::config::decode::{Bytes, FilePath, Map, Spot, section};
+use crate::config::decode::{Bytes, FilePath, Map, OrOff, Spot, section};
 use std::time::Duration;
 
 section! {
@@ -70,9 +70,9 @@ section! {
         /// `false` refuses websocket upgrades.
         websocket: [optional] bool = "true",
         /// Longest request body; a longer one is refused with 413. Default: `limits.max_body`.
-        max_body: [later "bodies are streamed without a cap"] Bytes,
-        /// `true` for long streams, which may be idle longer than `limits.stream_idle`.
-        streaming: [later "streams are not cut for being idle"] bool = "false",
+        max_body: [optional] OrOff<Bytes>,
+        /// `true` for long streams: their silence has no limit in either direction, be it `limits.stream_idle` or `limits.body_idle`.
+        streaming: [optional] bool = "false",
     }
 }
 

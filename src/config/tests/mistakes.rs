@@ -269,24 +269,25 @@ users = []
 }
 
 #[test]
-fn what_is_not_carried_out_is_said() {
+fn a_route_has_its_own_limits_of_bodies_and_silence() {
     let loaded = load_toml(&format!(
-        "{BASE}[[rollouts.chat.stages]]\nname = \"one\"\nweight = \"10%\"\n\
-         [[routes]]\nrollouts = [\"chat\"]\nstreaming = true\n"
+        "{BASE}[limits]\nmax_body = \"1MiB\"\n[[routes]]\nname = \"one\"\nmatch = {{ path_prefix = \"/one\" }}\nrollouts = [\"chat\"]\n\
+         streaming = true\nmax_body = \"off\"\n[[routes]]\nname = \"two\"\nrollouts = [\"chat\"]\n"
     ))
     .unwrap();
-    let warnings: Vec<&str> = loaded.warnings.iter().map(|warning| warning.message.as_str()).collect();
-    assert_eq!(
-        warnings,
-        ["`routes[0].streaming` is accepted but not carried out by this version: streams are not cut for being idle"]
-    );
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let limits = |index: usize| {
+        let route = &loaded.config.routes[index];
+        (route.body_bytes_max, route.streaming)
+    };
+    assert_eq!((limits(0), limits(1)), ((Some(u64::MAX), true), (None, false)));
+}
+
+#[test]
+fn a_plan_is_pending_until_the_engine_says_otherwise() {
+    let loaded = load_toml(&format!("{BASE}[[rollouts.chat.stages]]\nname = \"one\"\nweight = \"10%\"\n")).unwrap();
     let split = &splits(&loaded.config, &Live::default())[0];
-    assert_eq!(
-        (split.phase, split.weight),
-        (Phase::Pending, Weight::ZERO),
-        "until the engine says in which stage it is"
-    );
-    assert!(loaded.warnings[0].to_string().starts_with("weir.toml:17:1: warning: `routes[0].streaming`"));
+    assert_eq!((split.phase, split.weight), (Phase::Pending, Weight::ZERO));
 }
 
 #[test]

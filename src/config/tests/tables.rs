@@ -144,7 +144,7 @@ fn stating_every_default_of_the_limits_changes_nothing() {
     let stated = good(&format!("{BASE}{text}"));
     assert_eq!(stated.limits, good(BASE).limits);
     assert_eq!(stated.upstreams[0].connect_timeout, good(BASE).upstreams[0].connect_timeout);
-    assert_eq!(limits_table(&stated).len(), 35);
+    assert_eq!(limits_table(&stated).len(), 36);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Routes: what they match, where they lead, and which rollouts apply there.
 
 use super::{Context, names};
-use crate::config::decode::{Named, Spot};
+use crate::config::decode::{Bytes, Named, OrOff, Spot};
 use crate::config::model::{ArmTo, RolloutConfig, RouteConfig};
 use crate::config::raw;
 use crate::config::tree::{Place, quoted};
@@ -62,6 +62,8 @@ fn the_default(raw: &raw::Root, rollouts: &[RolloutConfig], context: &mut Contex
         upstream: None,
         rollouts: vec![(0, rollout.chooses())],
         websocket: true,
+        body_bytes_max: None,
+        streaming: false,
     })
 }
 
@@ -104,6 +106,11 @@ fn route(
         upstream: upstream.flatten(),
         rollouts: applied,
         websocket: route.websocket.as_ref().is_none_or(|websocket| websocket.value),
+        body_bytes_max: route.max_body.as_ref().map(|most| match most.value {
+            OrOff::On(Bytes(most)) => most,
+            OrOff::Off => u64::MAX,
+        }),
+        streaming: route.streaming.as_ref().is_some_and(|streaming| streaming.value),
     }
 }
 
