@@ -111,7 +111,10 @@ async fn rollout(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
     let Some(report) = reports.iter().find(|report| *report.name == *name) else {
         return Err(unknown_rollout(&name, reports.iter().map(|report| &*report.name)));
     };
-    let form = view::Rollout::of(report, window);
+    let mut form = view::Rollout::of(report, window);
+    if let Some(shadow) = &mut form.shadow {
+        shadow.diff = handle.diff(&name, DIFF_SAMPLES, None).await.ok().as_ref().map(view::DiffInShort::of);
+    }
     match Query::parse(uri.query()).text("cohort") {
         None => json(&form),
         Some(cohort) => match handle.narrowed(&name, cohort).await {
@@ -143,7 +146,11 @@ async fn report(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
         Some(_) => return Err(Failure::field("format", "expected `md`, `html` or `json`")),
     };
     match handle.review(&name, since).await {
-        Ok(dossier) => print(&view::review::Review::of(&dossier)),
+        Ok(dossier) => {
+            let diff = handle.diff(&name, DIFF_SAMPLES, None).await.ok();
+            let diff = diff.map(|comparison| view::Diff::of(&name, &comparison));
+            print(&view::review::Review { diff, ..view::review::Review::of(&dossier) })
+        }
         Err(denied) => Err(refused(&handle, &name, None, denied)),
     }
 }

@@ -8,7 +8,7 @@ mod plan;
 pub mod review;
 mod shadow;
 
-pub use diff::{Diff, Difference, Field, Size};
+pub use diff::{Diff, DiffInShort, Difference, Example, Field, Size};
 pub use plan::{Gate, Obstacle, OnCohort, Passage, Planned, Stage, Trigger, Validation};
 pub use shadow::Shadow;
 

@@ -3,6 +3,7 @@
 use super::args::{Diff, Global};
 use super::client::{Answer, Client, encode};
 use super::console::Console;
+use super::contact::Contact;
 use super::render::{self, Paint, Table, Tone};
 use super::stop::{Outcome, Stop};
 use crate::admin::view;
@@ -14,8 +15,14 @@ use std::time::Duration;
 pub fn run(console: &mut Console, global: &Global, arguments: &Diff) -> Outcome {
     let (client, paint) = (console.client(global)?, console.paint(global));
     let (clock, mut told) = (Clock::system(), false);
+    let mut next_told = clock.now();
+    // A restart begins the samples anew, and is no reason to stop waiting for them.
+    let mut contact = Contact::new(clock.clone(), GRACE);
     let (answer, diff) = loop {
-        let (answer, diff) = ask(&client, arguments)?;
+        let Some((answer, diff)) = contact.with(console, || ask(&client, arguments))? else {
+            client.pause(ASK_EVERY);
+            continue;
+        };
         let left = arguments.timeout.saturating_sub(clock.now().since(crate::clock::Time::default()));
         if diff.samples >= arguments.samples || left.is_zero() {
             break (answer, diff);
@@ -25,6 +32,9 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Diff) -> Outcome 
             write!(console.err, "\r{bar} {} of {} samples ", diff.samples, arguments.samples)?;
             console.err.flush()?;
             told = true;
+        } else if clock.now() >= next_told {
+            writeln!(console.err, "{} of {} samples, waiting for more", diff.samples, arguments.samples)?;
+            next_told = clock.now() + TELL_EVERY;
         }
         client.pause(ASK_EVERY.min(left));
     };
@@ -61,6 +71,11 @@ fn text(diff: &view::Diff, paint: Paint) -> String {
         diff.tolerance,
         percent(diff.max_diff_rate)
     ));
+    if diff.samples == 0 {
+        text.push_str(&format!(
+            "  nothing was compared in this stage yet: `weir status {name}` says what is mirrored\n"
+        ));
+    }
     text.push_str(&histogram(diff, paint));
     text.push_str(&fields(diff, paint));
     text.push_str(&outliers(diff, paint));
@@ -130,8 +145,12 @@ fn bar(part: u64, whole: u64, width: u64) -> String {
     "#".repeat(usize::try_from(filled).unwrap_or(0))
 }
 
+/// How long weir may be out of reach: long enough for a restart.
+const GRACE: Duration = Duration::from_secs(10);
 /// Between two questions.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+/// Between two lines of progress where no terminal shows it in place.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 const PROGRESS_WIDTH: u64 = 30;
 const BAR_WIDTH: u64 = 40;
 const FIELDS_SHOWN: usize = 15;

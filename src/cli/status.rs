@@ -6,7 +6,7 @@ use super::console::Console;
 use super::render::{self, DASH, Paint, Table, Tone};
 use super::stop::{Outcome, Stop};
 use super::{stages, upstreams, wait, watch};
-use crate::admin::view::{Arm, Breaker, Rollout, Rollouts, Shadow};
+use crate::admin::view::{Arm, Breaker, DiffInShort, Rollout, Rollouts, Shadow};
 use crate::config::units::print_span;
 use std::time::Duration;
 
@@ -244,6 +244,27 @@ pub fn shadow(shadow: &Shadow, paint: Paint) -> String {
     let skipped: Vec<String> = shadow.skipped.iter().map(skipped).collect();
     if !skipped.is_empty() {
         text.push_str(&format!("; not copied: {}", skipped.join(", ")));
+    }
+    text.extend(shadow.diff.as_ref().map(|diff| self::diff(diff, paint)));
+    text
+}
+
+/// What comparing answers came to, and the requests whose answers differed last, each by its first difference.
+fn diff(diff: &DiffInShort, paint: Paint) -> String {
+    let (tone, word) = match diff.verdict.as_str() {
+        "pass" => (Tone::Green, "pass"),
+        "fail" => (Tone::Red, "fail"),
+        _ => (Tone::Yellow, "not enough data"),
+    };
+    let mut text = format!("\ndiff {}: {}", paint.tone(tone, word), render::clean(&diff.reason));
+    for example in &diff.examples {
+        let Some(first) = example.differences.first() else { continue };
+        let [method, path, place] = [&example.method, &example.path, &first.path].map(|part| render::clean(part));
+        let [stable, canary] = [&first.stable, &first.canary].map(|value| render::clean(value));
+        text.push_str(&format!("\n  {method} {path}  {place}: {stable} -> {canary}"));
+        if example.differences.len() > 1 {
+            text.push_str(&format!(" and {} more", example.differences.len() - 1));
+        }
     }
     text
 }

@@ -53,8 +53,8 @@ pub async fn run(weir: &Weir, line: &str) -> (i32, String, String) {
 #[tokio::test]
 async fn a_number_that_drifts_fails_and_is_shown_with_both_values() {
     let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
-    legacy.script(answers(r#"{"items": [{"id": "<n>", "price": 1000}], "password": "a"}"#));
-    new.script(answers(r#"{"password": "b", "items": [{"price": 994, "id": "<n>"}]}"#));
+    legacy.script(answers(r#"{"items": [{"id": "<n>", "price": 1000}], "password": "stables-own"}"#));
+    new.script(answers(r#"{"password": "canarys-own", "items": [{"price": 994, "id": "<n>"}]}"#));
     let weir = Weir::start(&compared(&legacy, &new, "tolerance = 0.005, noise = \"100%\"")).await;
     ask(&weir, 30).await;
     counted(&weir, "different", 30).await;
@@ -79,6 +79,23 @@ async fn a_number_that_drifts_fails_and_is_shown_with_both_values() {
     assert_eq!(code, 1, "{out}{err}");
     for part in ["chat: fail: 30 of 30 samples differ", "/items/*/price", "1000", "994"] {
         assert!(out.contains(part), "{part}: {out}");
+    }
+    // The last pairs are shown where somebody looks who does not know of them, and what is withheld is so everywhere.
+    let (_, status, _) = run(&weir, "status chat").await;
+    assert!(
+        status.contains("diff not enough data: 30 of 1000 samples") && status.contains("GET /items  /items/0/"),
+        "{status}"
+    );
+    let short = &weir.view("/api/v1/rollouts/chat").await["shadow"]["diff"];
+    assert_eq!((&short["samples"], short["examples"].as_array().map(Vec::len)), (&30.into(), Some(1)), "{short}");
+    for format in ["md", "html", "json"] {
+        let (code, report, err) = run(&weir, &format!("report chat --format {format}")).await;
+        assert_eq!(code, 0, "{err}");
+        for part in ["/items/*/price", "1000", "994", "(withheld)"] {
+            let escaped = part.replace('*', "\\*");
+            assert!(report.contains(part) || report.contains(&escaped), "{part} in {format}: {report}");
+        }
+        assert!(!report.contains("-own") && !report.contains("secret=1"), "{report}");
     }
     // At 1 % the drift of 0.6 % is none, but the other password is there all the same.
     let wide = weir.view("/api/v1/rollouts/chat/diff?samples=30&tolerance=0.01").await;

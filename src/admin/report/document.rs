@@ -2,7 +2,7 @@
 
 use super::text::{self, NONE};
 use crate::admin::view::review::{ArmSum, Baseline, Difference, Gauge, Incident, Resources, Review, Stayed, Told};
-use crate::admin::view::{Event, Gate, Trigger};
+use crate::admin::view::{Event, Field, Gate, Trigger};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +36,12 @@ pub struct Table {
 
 /// Entries of the trail that are written out; JSON has all of them.
 const TIMELINE_MAX: usize = 200;
+/// Fields that are written out, requests whose answers differ, and places in each.
+const FIELDS_MAX: usize = 15;
+/// See `FIELDS_MAX`.
+const EXAMPLES_MAX: usize = 10;
+/// See `FIELDS_MAX`.
+const DIFFERENCES_MAX: usize = 3;
 
 /// The whole report.
 pub fn document(review: &Review) -> Vec<Block> {
@@ -55,6 +61,7 @@ pub fn document(review: &Review) -> Vec<Block> {
     }
     stages(&mut out, review);
     gates(&mut out, review);
+    answers(&mut out, review);
     triggers(&mut out, review);
     incidents(&mut out, review);
     told(&mut out, "Trips of the breaker", &review.trips);
@@ -221,6 +228,51 @@ fn gates(out: &mut Vec<Block>, review: &Review) {
     if !rows.is_empty() {
         heading(out, 2, "Gates, as judged at the end of each stage");
         out.push(table("Gates", &["stage", "gate", "verdict", "value", "limit", "why"], rows, false));
+    }
+}
+
+/// Whether the canary answers copies as stable answers clients: the verdict, where they differ, and who saw it last.
+fn answers(out: &mut Vec<Block>, review: &Review) {
+    let Some(diff) = &review.diff else { return };
+    heading(out, 2, "Answers compared");
+    out.push(Block::Text(format!(
+        "{}: {}. Judged by {} of {} samples of the present stage and {} of noise; numbers are equal within {}, and {} may differ.",
+        diff.verdict.replace('_', " "),
+        diff.reason,
+        text::count(diff.samples),
+        text::count(diff.samples_kept),
+        text::count(diff.noise_samples),
+        diff.tolerance,
+        text::rate(Some(diff.max_diff_rate))
+    )));
+    let field = |field: &Field| {
+        let outlier = field.outlier.clone().unwrap_or_default();
+        let (rate, noise) = (text::rate(Some(field.rate)), text::rate(field.noise_rate));
+        let left = if field.verdict == "noise" { NONE.to_owned() } else { text::rate(Some(field.rate_without_noise)) };
+        vec![
+            field.path.clone(),
+            field.class.clone(),
+            field.verdict.clone(),
+            rate,
+            noise,
+            left,
+            outlier.stable,
+            outlier.canary,
+        ]
+    };
+    if !diff.fields.is_empty() {
+        let heads = ["field", "class", "verdict", "differ", "of noise", "noise taken off", "stable", "canary"];
+        out.push(table("Fields that differ", &heads, diff.fields.iter().take(FIELDS_MAX).map(field).collect(), false));
+    }
+    let rows = diff.examples.iter().take(EXAMPLES_MAX).flat_map(|example| {
+        example.differences.iter().take(DIFFERENCES_MAX).map(|told| {
+            let request = format!("{} {}", example.method, example.path);
+            vec![text::time(&example.time), request, told.path.clone(), told.stable.clone(), told.canary.clone()]
+        })
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if !rows.is_empty() {
+        out.push(table("Answers that differed last", &["time", "request", "field", "stable", "canary"], rows, false));
     }
 }
 

@@ -112,6 +112,48 @@ pub struct Example {
     pub differences: Vec<Difference>,
 }
 
+/// The comparisons of a rollout's stage, in short.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiffInShort {
+    /// `pass`, `fail` or `not_enough_data`.
+    pub verdict: String,
+    /// The verdict as a sentence.
+    pub reason: String,
+    /// The samples that were judged: the last ones of the stage.
+    pub samples: u64,
+    /// The share of answers that differ, noise taken off.
+    pub rate: f64,
+    /// The requests whose answers differed last, the latest first, each only once; the diff itself has more of them.
+    pub examples: Vec<Example>,
+}
+
+impl DiffInShort {
+    /// Of that comparison.
+    pub fn of(comparison: &Comparison) -> DiffInShort {
+        let Comparison { judged, examples: kept, .. } = comparison;
+        // The same request with the same difference, again and again, says no more than once.
+        let mut examples: Vec<Example> = Vec::new();
+        let place = |example: &Example| example.differences.first().map(|told| told.path.clone());
+        for example in kept.iter().map(Example::of) {
+            let is_known = |known: &Example| known.path == example.path && place(known) == place(&example);
+            if examples.len() < EXAMPLES_IN_SHORT && !examples.iter().any(is_known) {
+                examples.push(example);
+            }
+        }
+        DiffInShort {
+            verdict: judged.verdict.word().to_owned(),
+            reason: judged.reason.clone(),
+            samples: judged.differing.of,
+            rate: judged.rate,
+            examples,
+        }
+    }
+}
+
+/// Requests that are shown where there is more to show.
+const EXAMPLES_IN_SHORT: usize = 3;
+
 impl Diff {
     /// Of that rollout.
     pub fn of(rollout: &str, comparison: &Comparison) -> Diff {

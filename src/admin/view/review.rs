@@ -2,7 +2,7 @@
 
 mod fill;
 
-use super::{Breaker, Event, Gate, Stage, Trigger};
+use super::{Breaker, Diff, Event, Gate, Stage, Trigger};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -56,6 +56,9 @@ pub struct Review {
     pub incidents: Vec<Incident>,
     /// What was recorded of stages; the baseline under the empty name.
     pub baselines: Vec<Baseline>,
+    /// What comparing the answers to copies with those that clients got came to in the present stage, as in the diff of the
+    /// API; null where none are compared.
+    pub diff: Option<Diff>,
     /// Routes, cohorts and probes.
     pub parts: Vec<Part>,
     /// Requests that stable answered in the canary's place.

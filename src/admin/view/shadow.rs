@@ -1,6 +1,6 @@
 //! What is mirrored to a canary as JSON.
 
-use super::thousandths;
+use super::{DiffInShort, thousandths};
 use crate::rollout::report::ShadowReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub struct Shadow {
     pub p99_ms: Option<f64>,
     /// Requests of that share that were not copied, since weir started, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// What comparing answers came to in the present stage; null where none are compared, and where only the copies are asked for.
+    pub diff: Option<DiffInShort>,
 }
 
 impl Shadow {
@@ -43,6 +45,7 @@ impl Shadow {
             p95_ms: copies.p95_ms.map(thousandths),
             p99_ms: copies.p99_ms.map(thousandths),
             skipped: report.skipped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            diff: None,
         }
     }
 }

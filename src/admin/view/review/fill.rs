@@ -50,6 +50,7 @@ impl Review {
             approvals: told(&["approve"]),
             incidents: dossier.incidents.iter().map(Incident::of).collect(),
             baselines: named.iter().map(|(stage, captured)| baseline((stage, captured))).collect(),
+            diff: None,
             parts: review.parts.iter().map(|(key, arm)| Part::of(key, arm)).collect(),
             fallbacks: count(&Number::Fallbacks),
             diverted: count(&Number::Diverted),
