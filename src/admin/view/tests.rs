@@ -79,7 +79,7 @@ fn a_rollout_has_the_fields_of_the_contract() {
         "arms": {"stable": empty, "canary": busy},
         "shadow": {
             "share_ppm": 1_000_000, "requests": 8, "errors": 2, "error_rate": 0.25, "rps": 0.133,
-            "p50_ms": 4.128, "p95_ms": 9.0, "p99_ms": 9.5, "skipped": {"method": 3},
+            "p50_ms": 4.128, "p95_ms": 9.0, "p99_ms": 9.5, "skipped": {"method": 3}, "diff": null,
         },
         "cohorts": [{"name": "internal", "enabled": true, "killed": false, "exclude": false, "units": 2}],
         "gates": [], "triggers": [], "stages": [], "next": null, "note": null, "window_s": 60.0,
