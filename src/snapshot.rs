@@ -239,6 +239,8 @@ pub struct Rollout {
     pub probe_series: Arc<PerWorker<Series>>,
     /// Counts of requests that the breaker kept from the canary.
     pub diverted: Arc<PerWorker<PaddedCell>>,
+    /// Counts of requests that an arm answered by itself; none where no arm does.
+    pub blocked: Option<Arc<PerWorker<Cell>>>,
     /// Counts of matching answers by signal, then arm index.
     pub signals: Vec<[Arc<PerWorker<PaddedCell>>; 2]>,
     /// Web vitals by arm index; none if no listener takes any.

@@ -175,6 +175,7 @@ fn rollout(config: &RolloutConfig, all: &Config, live: &Live, registry: &mut Reg
             registry.series(SeriesKey::Cohort { rollout, arm, cohort })
         })
     };
+    let responds = config.arms.iter().any(|arm| matches!(arm.to, ArmTo::Respond(_)));
     let takes_vitals = all.listeners.iter().any(|listener| listener.vitals_path.is_some());
     Rollout {
         units: config.units.clone(),
@@ -189,6 +190,7 @@ fn rollout(config: &RolloutConfig, all: &Config, live: &Live, registry: &mut Reg
         forced_series: both(|arm| registry.series(SeriesKey::Forced { rollout: Arc::clone(name), arm })),
         probe_series: registry.series(SeriesKey::Probe { rollout: Arc::clone(name) }),
         diverted: registry.diverted(name),
+        blocked: responds.then(|| registry.gauge(GaugeKey::Blocked(Arc::clone(name)))),
         signals: all.signals.iter().map(|it| Arm::ALL.map(|arm| registry.signal(name, arm, &it.name))).collect(),
         vitals: takes_vitals.then(|| Arm::ALL.map(|arm| registry.vitals(name, arm))),
         canary_units: registry.units(name),

@@ -264,7 +264,7 @@ impl Names {
             GaugeKey::UpstreamActive(upstream)
             | GaugeKey::UpstreamIdle(upstream)
             | GaugeKey::UpstreamEjections(upstream) => self.upstreams.contains(upstream),
-            GaugeKey::StreamsClosed(rollout) => self.rollouts.contains_key(rollout),
+            GaugeKey::StreamsClosed(rollout) | GaugeKey::Blocked(rollout) => self.rollouts.contains_key(rollout),
             GaugeKey::Connections(_) => true,
         }
     }

@@ -131,7 +131,7 @@ impl Exchange<'_> {
         let rewrite = self.rewrite(&routed, &decisions, Role::Primary);
 
         let (sent, failed, meeting) = match target {
-            Target::Fixed(answer) => (Ok(fixed(answer, &self.parts.method)), None, None),
+            Target::Fixed(answer) => (Ok(self.blocked(answer, route, &decisions)), None, None),
             Target::Nowhere => (Err(NOWHERE), None, None),
             Target::Upstream(upstream) => {
                 let standby = || Standby::of(self.adopted, route, &decisions, self.parts, self.started);
@@ -263,6 +263,17 @@ impl Exchange<'_> {
                 cell.0.add(1);
             }
         }
+    }
+
+    /// The answer of an arm that answers by itself; counted, unless somebody has forced the request there.
+    fn blocked(&self, answer: &FixedAnswer, route: &Route, decisions: &Decisions) -> Answer {
+        let choosing = route.rollouts.iter().zip(decisions).find(|(on, _)| on.chooses);
+        let choosing = choosing.filter(|(_, decision)| decision.reason != Reason::Forced);
+        let rollout = choosing.and_then(|(on, _)| self.adopted.snapshot.rollouts.get(on.rollout));
+        if let Some(cell) = rollout.and_then(|rollout| rollout.blocked.as_ref()?.of(self.worker.index)) {
+            cell.add(1);
+        }
+        fixed(answer, &self.parts.method)
     }
 
     /// weir's own answer where there is none from an upstream; ends the observation.

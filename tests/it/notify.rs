@@ -357,6 +357,17 @@ async fn requests_that_an_arm_answers_by_itself_are_counted() {
     }
     let blocked = [("rollout", "chat")];
     weir.metrics_until("three", |metrics| metrics.count("weir_blocked_total", &blocked) == 3).await;
+    // What an upstream has answered was not blocked, whatever its arm becomes, and what was blocked stays so.
+    for (arms, status, count) in [
+        (["{ upstream = \"legacy\" }", "{ upstream = \"new\" }"], 200, 3),
+        (["{ upstream = \"legacy\" }", blocking], 200, 3),
+        ([blocking, "{ upstream = \"new\" }"], 403, 4),
+    ] {
+        weir.write_config(&Config::split(&legacy, &legacy).weight("0%").arms(arms[0], arms[1]));
+        assert!(weir.reload_at_once().await);
+        assert_eq!(client.get("/", &[("x-user-id", "u")]).await.status, status);
+        assert_eq!(weir.metrics().await.count("weir_blocked_total", &blocked), count, "{arms:?}");
+    }
     weir.stop().await;
 }
 

@@ -1,7 +1,6 @@
 //! How rollouts stand in their life and their plan, as gauges.
 
-use super::{Sums, Text};
-use crate::rollout::Arm;
+use super::Text;
 use crate::rollout::breaker::{self, Cause};
 use crate::rollout::bucket::Weight;
 use crate::rollout::course::{Alarm, Verdict};
@@ -28,13 +27,11 @@ pub struct Stand {
     pub gates: Vec<(String, i8)>,
     /// Its triggers: 0 is quiet, 1 pending, 2 firing.
     pub triggers: Vec<(Arc<str>, u8)>,
-    /// Which arms answer by themselves, by arm index.
-    pub responds: [bool; 2],
 }
 
 impl Stand {
-    /// How a rollout stands whose arms are of that kind.
-    pub fn of(standing: &Standing<'_>, responds: [bool; 2]) -> Stand {
+    /// How a rollout stands.
+    pub fn of(standing: &Standing<'_>) -> Stand {
         let stage = standing.stage().filter(|_| standing.serves());
         let stages = standing.plan.stages.list.iter().map(|stage| Arc::clone(&stage.name)).collect();
         let gates = standing.gate_reports().into_iter().map(|gate| (gate.when, verdict_number(gate.verdict)));
@@ -49,7 +46,6 @@ impl Stand {
             stages: (stages, stage.map(|stage| Arc::clone(&stage.name))),
             gates: gates.filter(|_| stage.is_some()).collect(),
             triggers: triggers.collect(),
-            responds,
         }
     }
 }
@@ -85,8 +81,8 @@ pub fn rollouts(text: &mut Text, stands: &[Stand]) {
     }
 }
 
-/// Stages, gates, triggers, and what arms answer by themselves.
-pub fn plans(text: &mut Text, sums: &Sums, stands: &[Stand]) {
+/// Stages, gates and triggers.
+pub fn plans(text: &mut Text, stands: &[Stand]) {
     text.family("weir_rollout_stage", "gauge", "1 for the stage that the rollout is in.");
     for stand in stands {
         let (stages, present) = &stand.stages;
@@ -110,12 +106,5 @@ pub fn plans(text: &mut Text, sums: &Sums, stands: &[Stand]) {
         for (trigger, state) in &stand.triggers {
             text.sample("", &[("rollout", &stand.rollout), ("trigger", trigger)], state);
         }
-    }
-    let help = "Requests that an arm answered by itself (`respond`), as the arms are now.";
-    text.family("weir_blocked_total", "counter", help);
-    for stand in stands.iter().filter(|stand| stand.responds.contains(&true)) {
-        let arms = Arm::ALL.into_iter().filter(|arm| stand.responds.get(arm.index()) == Some(&true));
-        let ended = |arm| sums.by_arm.get(&(Arc::clone(&stand.rollout), arm)).map_or(0, |of| of.codes.iter().sum());
-        text.sample("", &[("rollout", &stand.rollout)], arms.map(ended).sum::<u64>());
     }
 }

@@ -7,8 +7,6 @@ use super::super::reload::Asker;
 use super::super::signals;
 use super::{Denied, Supervisor, scaling};
 use crate::clock::Time;
-use crate::config::ArmTo;
-use crate::rollout::Arm;
 use crate::rollout::bucket::Weight;
 use crate::rollout::engine::Input;
 use crate::rollout::plan::CohortPlan;
@@ -155,12 +153,7 @@ impl Supervisor {
     }
 
     fn metrics(&mut self) -> String {
-        let responds = |name: &str| {
-            let config = self.config.rollout(name).and_then(|index| self.config.rollouts.get(index));
-            Arm::ALL.map(|arm| config.is_some_and(|config| matches!(config.arm(arm).to, ArmTo::Respond(_))))
-        };
-        let stand = |standing: Standing<'_>| Stand::of(&standing, responds(&standing.plan.name));
-        let stands: Vec<Stand> = self.engine.standings().map(stand).collect();
+        let stands: Vec<Stand> = self.engine.standings().map(|standing| Stand::of(&standing)).collect();
         let mut text = exposition::render(&self.publisher.registry, &self.collector, &stands);
         text.push_str(&exposition::sources(&self.queries, &self.own, self.clock.now()));
         text.extend(self.archive.as_ref().map(|archive| exposition::history(archive.tally())));
