@@ -65,15 +65,14 @@ pub enum Unit {
     Milliseconds,
 }
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 220.0;
-/// Room for the axis' words.
-const LEFT: f64 = 58.0;
-const RIGHT: f64 = 12.0;
-const TOP: f64 = 12.0;
-const BOTTOM: f64 = 26.0;
+/// The picture is stretched over whatever room there is; only its lines are in it, and they keep their width. Words stand around
+/// it as text of the page, so that they keep their size.
+const WIDTH: f64 = 1000.0;
+const HEIGHT: f64 = 200.0;
 /// Lines of the grid, more or less.
 const GRID: f64 = 4.0;
+/// Lines of the grid that a scale can ask for.
+const GRID_MAX: u8 = 10;
 
 impl Chart<'_> {
     /// Whether there is anything to show.
@@ -103,41 +102,23 @@ impl Chart<'_> {
     fn picture(&self, out: &mut String, id: &str, title: &str) {
         let _ = writeln!(
             out,
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
-             <title id=\"{id}-t\">{title}</title><desc id=\"{id}-d\">{}</desc>",
+            "<div class=\"plot\">\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" \
+             aria-labelledby=\"{id}-t {id}-d\"><title id=\"{id}-t\">{title}</title><desc id=\"{id}-d\">{}</desc>",
             escape(&self.description)
         );
         let (top, step) = self.scale();
-        let mut value = 0.0;
-        while value <= top + step / 2.0 {
-            let y = y_of(value, top);
-            let _ = writeln!(
-                out,
-                "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" class=\"end\">{}</text>",
-                WIDTH - RIGHT,
-                LEFT - 6.0,
-                y + 4.0,
-                escape(&self.unit.text(value, step))
-            );
-            value += step;
-        }
-        for (at_ms, text, class) in self.times() {
-            let _ = writeln!(
-                out,
-                "<text x=\"{:.1}\" y=\"{:.1}\" class=\"{class}\">{}</text>",
-                self.x_of(at_ms),
-                HEIGHT - 8.0,
-                escape(&text)
-            );
+        let values: Vec<f64> = (0..=GRID_MAX).map(|line| f64::from(line) * step).collect();
+        let values = values.into_iter().take_while(|value| *value <= top + step / 2.0);
+        for value in values.clone() {
+            let _ = writeln!(out, "<path class=\"grid\" d=\"M0 {:.1}H{WIDTH}\"/>", y_of(value, top));
         }
         for mark in self.marks.iter().filter(|mark| (self.from_ms..=self.to_ms).contains(&mark.at_ms)) {
             let x = self.x_of(mark.at_ms);
             let _ = writeln!(
                 out,
-                "<g class=\"mark {}\"><title>{}</title><path d=\"M{x:.1} {TOP}V{:.1}\"/><circle cx=\"{x:.1}\" cy=\"{TOP}\" r=\"4\"/></g>",
+                "<g class=\"mark {}\"><title>{}</title><path d=\"M{x:.1} 0V{HEIGHT}\"/><path class=\"dot\" d=\"M{x:.1} 0h.1\"/></g>",
                 escape(mark.class),
                 escape(&mark.text),
-                HEIGHT - BOTTOM
             );
         }
         for line in &self.lines {
@@ -147,6 +128,15 @@ impl Chart<'_> {
             }
         }
         out.push_str("</svg>\n");
+        for value in values {
+            let (bottom, text) = (100.0 - y_of(value, top) / HEIGHT * 100.0, self.unit.text(value, step));
+            let _ = writeln!(out, "<span class=\"y\" style=\"bottom:{bottom:.1}%\">{}</span>", escape(&text));
+        }
+        for (at_ms, text, class) in self.times() {
+            let left = self.x_of(at_ms) / WIDTH * 100.0;
+            let _ = writeln!(out, "<span class=\"x {class}\" style=\"left:{left:.1}%\">{}</span>", escape(&text));
+        }
+        out.push_str("</div>\n");
     }
 
     fn path(&self, line: &Line<'_>, top: f64) -> String {
@@ -195,7 +185,7 @@ impl Chart<'_> {
     fn x_of(&self, at_ms: u64) -> f64 {
         let all = self.to_ms.saturating_sub(self.from_ms).max(1) as f64;
         let part = at_ms.clamp(self.from_ms, self.to_ms).saturating_sub(self.from_ms) as f64 / all;
-        LEFT + part * (WIDTH - LEFT - RIGHT)
+        part * WIDTH
     }
 
     /// Words on the axis of time: in UTC, with the day where there are several.
@@ -212,14 +202,16 @@ impl Chart<'_> {
         };
         let at = |quarter: u64| self.from_ms + all / 4 * quarter;
         (0..=4)
-            .map(|quarter| (at(quarter), text(at(quarter)), ["start", "mid", "mid", "mid", "end"][quarter as usize]))
+            .map(|quarter| {
+                (at(quarter), text(at(quarter)), ["start", "between", "mid", "between", "end"][quarter as usize])
+            })
             .collect()
     }
 }
 
 fn y_of(value: f64, top: f64) -> f64 {
     let part = if top > 0.0 { (value / top).clamp(0.0, 1.0) } else { 0.0 };
-    HEIGHT - BOTTOM - part * (HEIGHT - BOTTOM - TOP)
+    HEIGHT - part * HEIGHT
 }
 
 impl Unit {

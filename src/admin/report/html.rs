@@ -47,6 +47,8 @@ fn table_html(table: &Table) -> String {
                 "fail" | "firing" | "rollback" | "trip" | "escalate" | "kill" => " class=\"bad\"",
                 "wait" | "pending" | "alert" | "pause" => " class=\"warn\"",
                 "pass" | "complete" | "recover" => " class=\"good\"",
+                // A time or a number is never broken, a sentence is.
+                short if short.chars().count() <= SHORT => " class=\"short\"",
                 _ => "",
             };
             let _ = match column {
@@ -161,6 +163,9 @@ fn millis(rfc3339: &str) -> u64 {
     since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
+/// Characters of a cell that stay on one line: a time of the calendar has 19.
+const SHORT: usize = 19;
+
 const CSS: &str = "\
 :root{--ground:#fff;--ink:#1b1f24;--dim:#5b6470;--rule:#d9dee4;--stable:#2f6fb0;--canary:#c2620c;--good:#1a7f37;--warn:#8a6100;--bad:#b3261e;--head:#f3f5f7}
 @media (prefers-color-scheme:dark){:root{--ground:#15181c;--ink:#e4e8ec;--dim:#9aa5b1;--rule:#343b43;--stable:#7ab3ea;--canary:#f0a35e;--good:#5fc27a;--warn:#e0b44c;--bad:#ff8a80;--head:#1e2329}}
@@ -177,29 +182,36 @@ li{overflow-wrap:anywhere}
 table{border-collapse:collapse;font-size:.86rem;min-width:24rem}
 caption{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 th,td{text-align:left;padding:.32rem .7rem;border-bottom:1px solid var(--rule);vertical-align:top}
-td:last-child{min-width:6rem}
+table:not(.numbers) td:last-child:not(.short){min-width:16rem}
+.short{white-space:nowrap}
 thead th{background:var(--head);color:var(--dim);font-weight:600;white-space:nowrap}
 tbody th{font-weight:500;white-space:nowrap}
 .numbers td,.numbers thead th+th{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .good{color:var(--good);font-weight:600}.warn{color:var(--warn);font-weight:600}.bad{color:var(--bad);font-weight:600}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:1.2rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.4rem 2rem}
 .chart{margin:0;min-width:0}
-.chart>svg{width:100%;height:auto;display:block}
 figcaption{font-weight:600;font-size:.95rem;display:flex;flex-wrap:wrap;gap:.2rem 1rem;justify-content:space-between}
 .legend{font-weight:400;font-size:.85rem;display:flex;gap:.9rem;color:var(--dim)}
 .legend svg{margin-right:.3rem;vertical-align:middle}
-svg text{font:12px system-ui,sans-serif;fill:var(--dim)}
-.start{text-anchor:start}.mid{text-anchor:middle}.end{text-anchor:end}
+.plot{position:relative;height:10.5rem;margin:.9rem .5rem 1.7rem 3.7rem;font-size:.75rem;line-height:1;color:var(--dim)}
+.plot>svg{width:100%;height:100%;display:block;overflow:visible}
+.plot path{vector-effect:non-scaling-stroke}
+.y,.x{position:absolute;white-space:nowrap;font-variant-numeric:tabular-nums}
+.y{right:100%;margin-right:.5rem;transform:translateY(50%)}
+.x{top:100%;margin-top:.5rem;transform:translateX(-50%)}
+.x.start{transform:none}.x.end{transform:translateX(-100%)}
 .grid{stroke:var(--rule);fill:none}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-.line.stable{stroke:var(--stable)}.line.canary{stroke:var(--canary);stroke-dasharray:7 3}.line.weight{stroke:var(--ink)}
+.line.stable{stroke:var(--stable)}.line.canary{stroke:var(--canary);stroke-dasharray:7 4}.line.weight{stroke:var(--ink)}
 .mark path{stroke-width:1.5;stroke-dasharray:2 3;fill:none}
-.mark.stage{stroke:var(--dim);fill:var(--dim)}.mark.trip{stroke:var(--warn);fill:var(--warn)}.mark.rollback{stroke:var(--bad);fill:var(--bad)}
+.mark .dot{stroke-width:8;stroke-dasharray:none;stroke-linecap:round}
+.mark.stage{stroke:var(--dim)}.mark.trip{stroke:var(--warn)}.mark.rollback{stroke:var(--bad)}
 .key{font-size:.85rem;color:var(--dim)}
 .key b{font-weight:600;margin-right:.7rem}.key b::before{content:'\\25CF  '}
 .key .trip{color:var(--warn)}.key .rollback{color:var(--bad)}
 summary{cursor:pointer;color:var(--dim);margin:.8rem 0}
-@media (max-width:40rem){body{font-size:15px}th,td{padding:.3rem .45rem}svg text{font-size:20px}}
+@media (max-width:40rem){body{font-size:15px}main{padding:1rem .8rem 3rem}th,td{padding:.3rem .4rem}.numbers{font-size:.8rem;min-width:0}.numbers tbody th{white-space:normal}.plot{height:9rem;margin-left:3.4rem}}
+@media (max-width:30rem){.x.between{display:none}}
 @media print{.wide{overflow:visible}details{display:none}}
 ";
 
