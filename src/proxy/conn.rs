@@ -6,7 +6,7 @@ use super::introduced;
 use super::local::{Seat, Worker};
 use super::misread;
 use super::paced::Paced;
-use super::pulse::{Pulse, Watched};
+use super::pulse::{Pulse, UnderWay, Watched};
 use super::refusal::Refusal;
 use super::request;
 use super::strict::{Remains, Strict};
@@ -14,12 +14,14 @@ use super::tunnel::Tunnel;
 use super::vigil::{StreamVigil, Verdict, Vigil};
 use crate::snapshot::Limits;
 use crate::tally::{Cell as Count, ListenerCounts, PerWorker};
+use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -245,15 +247,26 @@ async fn speak<S: ClientStream>(
     let http2 = matches!(protocol, Protocol::Http2);
     let resets = u32::try_from(limits.h2_resets).unwrap_or(u32::MAX);
     pulse.open(http2, limits.requests_per_connection, stream.has_plaintext(), resets);
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        // What an HTTP/2 stream becomes that asks for a WebSocket.
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| http2);
         let under_way = pulse.begin(request.body().is_end_stream());
         let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
         async move {
-            let mut response = request::handle(worker, client, request).await;
+            let mut response = request::handle(worker, Rc::clone(&client), request).await;
             if under_way.is_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             under_way.answered();
+            match (upgrade, client.tunnel.take()) {
+                (Some(upgrade), Some(tunnel)) => {
+                    tokio::task::spawn_local(run_stream(upgrade, tunnel, under_way));
+                    return Ok(response);
+                }
+                // A client that asks for a WebSocket takes every 2xx for one.
+                (Some(_), None) if response.status().is_success() => *response.status_mut() = StatusCode::BAD_GATEWAY,
+                (_, tunnel) => client.tunnel.set(tunnel),
+            }
             response.body_mut().hold(under_way);
             Ok::<_, Infallible>(response)
         }
@@ -293,6 +306,14 @@ async fn speak<S: ClientStream>(
             }
         }
     }
+}
+
+/// Carries a WebSocket on a stream of an HTTP/2 connection, whose request is under way to its end.
+async fn run_stream(upgrade: OnUpgrade, tunnel: Box<Tunnel>, under_way: UnderWay) {
+    if let Ok(stream) = upgrade.await {
+        tunnel.run(TokioIo::new(stream), [Bytes::new(), Bytes::new()]).await;
+    }
+    drop(under_way);
 }
 
 /// Whether an HTTP/2 connection was ended because its client does too much of something.
@@ -441,6 +462,7 @@ fn http2_builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.h2_streams)
         .initial_stream_window_size(limits.h2_stream_window)
         .initial_connection_window_size(limits.h2_connection_window)

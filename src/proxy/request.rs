@@ -21,6 +21,7 @@ use super::body::{Body, Flow};
 use super::compare::{Meeting, Whose};
 use super::conn::Client;
 use super::fallback::{Miss, Sent, Sequel, Standby, second};
+use super::fault::Fault;
 use super::forward::{Answer, Unanswered, send};
 use super::headers::{Ids, Rewrite};
 use super::local::{Adopted, Worker};
@@ -82,7 +83,8 @@ pub type Decisions = ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>;
 pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Response<Body> {
     let started = worker.clock.now();
     let adopted = worker.adopted();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    websocket::adopt(&mut parts, worker.random());
     let ids = Ids::of(&parts.headers, worker.random());
     let mut line = access_line(&worker, &adopted, &client, &parts, &ids);
     let exchange = Exchange { worker: &worker, adopted: &adopted, client: &client, parts: &parts, ids: &ids, started };
@@ -153,6 +155,11 @@ impl Exchange<'_> {
             Err(miss) => return Ok(self.missed(&miss, &mut observation)),
         };
 
+        let mut answer = answer;
+        if matches!(answer.flow, Flow::Switched(_)) && self.parts.version == Version::HTTP_2 {
+            websocket::told_in_http2(&mut answer.headers);
+            answer.status = StatusCode::OK;
+        }
         observation.answered(answer.status, &answer.headers);
         let body = match answer.flow {
             Flow::Switched(upstream) => {
@@ -186,7 +193,21 @@ impl Exchange<'_> {
             _ => return Err(NOWHERE),
         };
         let sent = send(&way, rewrite, body).await;
-        sent.map_err(|Unanswered { fault, unsent }| Miss { refusal: fault.into(), end: fault.end(), unsent })
+        let sent =
+            sent.map_err(|Unanswered { fault, unsent }| Miss { refusal: fault.into(), end: fault.end(), unsent })?;
+        // An HTTP/2 client does not see the key, and takes every 2xx for a WebSocket.
+        let asked_in_http2 = rewrite.websocket && self.parts.version == Version::HTTP_2;
+        let switched = matches!(sent.flow, Flow::Switched(_));
+        let fits = if switched {
+            websocket::is_accepted(&self.parts.headers, &sent.headers)
+        } else {
+            !sent.status.is_success()
+        };
+        if asked_in_http2 && !fits {
+            let fault = Fault::Failed(ErrorKind::Protocol);
+            return Err(Miss { refusal: fault.into(), end: fault.end(), unsent: None });
+        }
+        Ok(sent)
     }
 
     /// Stable's answer in place of the canary's failure, where that is provably safe; otherwise the failure as it is. The

@@ -3,12 +3,17 @@
 //! Pure. It reads no payload and judges no frame: that is for the two ends. The request path asks `is_asked_for`, the
 //! tunnel follows the frames so that it can put a Close frame between two of them.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use hyper::ext::Protocol;
 
 /// The longest head of a frame: two bytes, a length of eight, a mask of four (RFC 6455 §5.2).
 const HEAD_BYTES_MAX: usize = 14;
+/// What a key is taken together with (RFC 6455, section 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The opcode of a Close frame.
 const CLOSE: u8 = 0x8;
 /// A Close frame that is whole in itself.
@@ -25,9 +30,13 @@ pub enum CloseCode {
     ServiceRestart = 1012,
 }
 
-/// Whether a request asks for a WebSocket in the way of HTTP/1.1: a GET without a body, with both header fields.
+/// Whether a request asks for a WebSocket: in the way of HTTP/1.1, a GET without a body and with both header fields, or in
+/// that of HTTP/2, once `adopt` has had it.
 pub fn is_asked_for(request: &Parts) -> bool {
     let headers = &request.headers;
+    if request.version == Version::HTTP_2 {
+        return request.method == Method::GET && is_extended(request);
+    }
     request.version == Version::HTTP_11
         && headers.contains_key(UPGRADE)
         && request.method == Method::GET
@@ -35,6 +44,39 @@ pub fn is_asked_for(request: &Parts) -> bool {
         && lists(headers, &CONNECTION, b"upgrade")
         && !headers.contains_key(TRANSFER_ENCODING)
         && headers.get(CONTENT_LENGTH).is_none_or(|length| length.as_bytes().trim_ascii() == b"0")
+}
+
+/// Brings an HTTP/2 client's request for a WebSocket (RFC 8441, section 5) into the form that upstreams are asked in: a GET
+/// with a key, of which that client knows nothing. Whether it was one.
+pub fn adopt(request: &mut Parts, random: u128) -> bool {
+    if request.method != Method::CONNECT || request.version != Version::HTTP_2 || !is_extended(request) {
+        return false;
+    }
+    let Ok(key) = HeaderValue::try_from(BASE64_STANDARD.encode(random.to_be_bytes())) else { return false };
+    request.method = Method::GET;
+    request.headers.insert(SEC_WEBSOCKET_KEY, key);
+    true
+}
+
+fn is_extended(request: &Parts) -> bool {
+    request.extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket"))
+}
+
+/// Whether an upstream's answer fits the key of the request (RFC 6455, section 4.2.2): it has understood what was asked.
+pub fn is_accepted(request: &HeaderMap, answer: &HeaderMap) -> bool {
+    let Some(key) = request.get(SEC_WEBSOCKET_KEY) else { return false };
+    let mut text = key.as_bytes().to_vec();
+    text.extend_from_slice(GUID);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &text);
+    let accept = BASE64_STANDARD.encode(digest);
+    answer.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|value| value.as_bytes().trim_ascii() == accept.as_bytes())
+}
+
+/// Makes of an upstream's 101 what an HTTP/2 client is told.
+pub fn told_in_http2(headers: &mut HeaderMap) {
+    for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
+        headers.remove(name);
+    }
 }
 
 /// Whether a body comes before a WebSocket: what is body and what is frames, two readers could see differently.
@@ -151,6 +193,17 @@ mod tests {
             request = request.header(*name, *value);
         }
         is_asked_for(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn an_answer_fits_its_key_alone() {
+        let one =
+            |name: HeaderName, value: &'static str| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+        // The example of RFC 6455, section 1.3.
+        let request = one(SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==");
+        assert!(is_accepted(&request, &one(SEC_WEBSOCKET_ACCEPT, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
+        assert!(!is_accepted(&request, &one(SEC_WEBSOCKET_ACCEPT, "s3pPLMBiTxaQ9kYGzzhZRbK+xOO=")));
+        assert!(!is_accepted(&request, &HeaderMap::new()) && !is_accepted(&HeaderMap::new(), &request));
     }
 
     #[test]

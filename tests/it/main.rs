@@ -52,3 +52,4 @@ mod sticky;
 mod upstreams;
 mod vitals;
 mod websocket;
+mod websocket_h2;

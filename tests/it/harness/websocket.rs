@@ -3,6 +3,8 @@
 use super::raw::{request, status};
 use super::wait::soon;
 use super::wire::{Head, Stream, Wire};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -52,6 +54,11 @@ impl Peer {
         let stream = soon("a connection", TcpStream::connect(address)).await.expect("something listens there");
         let socket = socket(&stream);
         Peer::ask_over(stream, Some(socket), target, unit, b"").await
+    }
+
+    /// A client on a stream that carries a WebSocket already.
+    pub fn over(stream: impl Stream + 'static) -> Peer {
+        Peer { wire: Wire::new(stream), socket: None, masks: true }
     }
 
     /// The same over a stream that is there already, with bytes sent behind the head.
@@ -199,6 +206,19 @@ pub fn switching(asked: &Head) -> Vec<u8> {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {ACCEPT}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// An upstream's answer to whatever key it was asked with.
+pub fn accepting(asked: &Head) -> Vec<u8> {
+    let key = asked.field("sec-websocket-key").expect("a key");
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    let accept = BASE64_STANDARD.encode(digest);
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
     )
     .into_bytes()
 }
