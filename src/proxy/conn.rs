@@ -1,6 +1,7 @@
 //! One client connection: TLS or not, HTTP/1 or HTTP/2, its deadlines, and its polite end when the worker drains.
 
 use super::admission::{Cut, Seated, TurnedAway};
+use super::body::Body;
 use super::framing::Caps;
 use super::introduced;
 use super::local::{Seat, Worker};
@@ -16,7 +17,7 @@ use crate::snapshot::Limits;
 use crate::tally::{Cell as Count, ListenerCounts, PerWorker};
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -253,22 +254,8 @@ async fn speak<S: ClientStream>(
         let under_way = pulse.begin(request.body().is_end_stream());
         let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
         async move {
-            let mut response = request::handle(worker, Rc::clone(&client), request).await;
-            if under_way.is_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            under_way.answered();
-            match (upgrade, client.tunnel.take()) {
-                (Some(upgrade), Some(tunnel)) => {
-                    tokio::task::spawn_local(run_stream(upgrade, tunnel, under_way));
-                    return Ok(response);
-                }
-                // A client that asks for a WebSocket takes every 2xx for one.
-                (Some(_), None) if response.status().is_success() => *response.status_mut() = StatusCode::BAD_GATEWAY,
-                (_, tunnel) => client.tunnel.set(tunnel),
-            }
-            response.body_mut().hold(under_way);
-            Ok::<_, Infallible>(response)
+            let response = request::handle(worker, Rc::clone(&client), request).await;
+            Ok::<_, Infallible>(hand_out(response, &client, upgrade, under_way))
         }
     });
     let age = (limits.connection_max_age < Duration::MAX).then(|| with_jitter(limits.connection_max_age, worker));
@@ -306,6 +293,30 @@ async fn speak<S: ClientStream>(
             }
         }
     }
+}
+
+/// The answer as hyper gets it, whose body, or the WebSocket that it begins, keeps its request under way.
+fn hand_out(
+    mut response: Response<Body>,
+    client: &Client,
+    upgrade: Option<OnUpgrade>,
+    under_way: UnderWay,
+) -> Response<Body> {
+    if under_way.is_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    under_way.answered();
+    match (upgrade, client.tunnel.take()) {
+        (Some(upgrade), Some(tunnel)) => {
+            tokio::task::spawn_local(run_stream(upgrade, tunnel, under_way));
+            return response;
+        }
+        // A client that asks for a WebSocket takes every 2xx for one.
+        (Some(_), None) if response.status().is_success() => *response.status_mut() = StatusCode::BAD_GATEWAY,
+        (_, tunnel) => client.tunnel.set(tunnel),
+    }
+    response.body_mut().hold(under_way);
+    response
 }
 
 /// Carries a WebSocket on a stream of an HTTP/2 connection, whose request is under way to its end.

@@ -151,15 +151,10 @@ impl Exchange<'_> {
             Some(failed) => Box::pin(self.fall_back(&routed, failed, sent, &mut decisions, &mut observation)).await,
         };
         let answer = match sent {
-            Ok(answer) => answer,
+            Ok(answer) => self.in_its_words(answer),
             Err(miss) => return Ok(self.missed(&miss, &mut observation)),
         };
 
-        let mut answer = answer;
-        if matches!(answer.flow, Flow::Switched(_)) && self.parts.version == Version::HTTP_2 {
-            websocket::told_in_http2(&mut answer.headers);
-            answer.status = StatusCode::OK;
-        }
         observation.answered(answer.status, &answer.headers);
         let body = match answer.flow {
             Flow::Switched(upstream) => {
@@ -208,6 +203,15 @@ impl Exchange<'_> {
             return Err(Miss { refusal: fault.into(), end: fault.end(), unsent: None });
         }
         Ok(sent)
+    }
+
+    /// An answer as this client's protocol says it: a WebSocket over HTTP/2 begins with 200.
+    fn in_its_words(&self, mut answer: Answer) -> Answer {
+        if matches!(answer.flow, Flow::Switched(_)) && self.parts.version == Version::HTTP_2 {
+            websocket::told_in_http2(&mut answer.headers);
+            answer.status = StatusCode::OK;
+        }
+        answer
     }
 
     /// Stable's answer in place of the canary's failure, where that is provably safe; otherwise the failure as it is. The

@@ -22,6 +22,7 @@ mod counts;
 mod crossing;
 mod diff;
 mod diff_cases;
+mod edge;
 mod fallback;
 mod floods;
 mod framing;

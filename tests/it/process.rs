@@ -59,12 +59,21 @@ impl Process {
         process
     }
 
-    fn signal(&self, name: &str) {
+    /// The most memory it has held so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+        kib.map_or(0, |kib: u64| kib * 1024)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(sent.expect("kill is there").success());
     }
 
-    async fn exit_code(&mut self) -> Option<i32> {
+    /// Its exit code, once it has ended.
+    pub async fn exit_code(&mut self) -> Option<i32> {
         let child = &mut self.child;
         eventually("weir to end", || std::future::ready(child.try_wait().expect("a child of ours"))).await.code()
     }

@@ -119,6 +119,14 @@ impl Client {
         }
     }
 
+    /// Sends a request whose body may take longer than any event; who feeds it watches over that.
+    pub async fn send_patiently(&mut self, request: Request<AnyBody>) -> hyper::Result<Response<Incoming>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.send_request(request).await,
+            Sender::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+
     /// Sends a request without waiting for room or for the answer; HTTP/2 only.
     pub fn begin(
         &mut self,
