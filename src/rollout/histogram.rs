@@ -121,8 +121,29 @@ impl Histogram {
 
     /// Counts everything that `other` counted.
     pub fn merge(&mut self, other: &Histogram) {
-        for (bucket, count) in other.buckets() {
-            self.add(bucket, count);
+        if self.bins.is_empty() {
+            self.clone_from(other);
+            return;
+        }
+        // Both are sorted, and those of one series have mostly the same bins: each one's place is right after the last.
+        let mut at = 0;
+        for added in &other.bins {
+            let bucket = added.bucket();
+            if self.bins.get(at).is_some_and(|bin| bin.bucket() < bucket) {
+                at += self.bins.get(at..).map_or(0, |rest| rest.partition_point(|bin| bin.bucket() < bucket));
+            }
+            let gained = match self.bins.get_mut(at) {
+                Some(bin) if bin.bucket() == bucket => {
+                    let before = std::mem::replace(bin, bin.plus(added.count()));
+                    bin.count() - before.count()
+                }
+                _ => {
+                    self.bins.insert(at, *added);
+                    added.count()
+                }
+            };
+            self.count = self.count.saturating_add(gained);
+            at += 1;
         }
     }
 

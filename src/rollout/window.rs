@@ -61,7 +61,7 @@ impl Counted for Histogram {
     }
 
     fn total<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
-        let mut sum = Dense::new();
+        let mut sum = Dense::default();
         parts.for_each(|part| sum.add(part));
         sum.into()
     }
@@ -82,7 +82,7 @@ impl Counted for Counts {
     }
 
     fn total<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
-        let (mut first_byte, mut total) = (Dense::new(), Dense::new());
+        let (mut first_byte, mut total) = (Dense::default(), Dense::default());
         let mut sum = Counts::default();
         for part in parts {
             sum.add_plain(part);
@@ -140,19 +140,15 @@ impl Counts {
 
     /// `add` without the histograms.
     fn add_plain(&mut self, other: &Counts) {
-        let pairs = [
-            (&mut self.ended, other.ended),
-            (&mut self.client_left, other.client_left),
-            (&mut self.bytes_in, other.bytes_in),
-            (&mut self.bytes_out, other.bytes_out),
-            (&mut self.first_byte_us, other.first_byte_us),
-            (&mut self.total_us, other.total_us),
-        ];
-        let codes = self.codes.iter_mut().zip(other.codes);
-        let errors = self.errors.iter_mut().zip(other.errors);
-        for (sum, count) in pairs.into_iter().chain(codes).chain(errors) {
-            *sum = sum.saturating_add(count);
-        }
+        let count = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
+        count(&mut self.ended, other.ended);
+        count(&mut self.client_left, other.client_left);
+        count(&mut self.bytes_in, other.bytes_in);
+        count(&mut self.bytes_out, other.bytes_out);
+        count(&mut self.first_byte_us, other.first_byte_us);
+        count(&mut self.total_us, other.total_us);
+        self.codes.iter_mut().zip(&other.codes).for_each(|(sum, own)| count(sum, *own));
+        self.errors.iter_mut().zip(&other.errors).for_each(|(sum, own)| count(sum, *own));
     }
 }
 
@@ -234,25 +230,39 @@ fn first_second(now: Time, span: Duration) -> u64 {
 }
 
 /// One count per bucket while many histograms are added: each costs its own bins then, not those of the sum.
-struct Dense(Vec<u64>);
+#[derive(Default)]
+struct Dense {
+    /// Empty until something is counted.
+    counts: Vec<u64>,
+    /// The buckets that were hit lie from here on,
+    first: usize,
+    /// and before this one.
+    end: usize,
+}
 
 impl Dense {
-    fn new() -> Self {
-        Dense(vec![0; BUCKETS])
-    }
-
     fn add(&mut self, histogram: &Histogram) {
+        if histogram.is_empty() {
+            return;
+        }
+        if self.counts.is_empty() {
+            (self.counts, self.first, self.end) = (vec![0; BUCKETS], BUCKETS, 0);
+        }
         for (bucket, count) in histogram.buckets() {
-            if let Some(sum) = self.0.get_mut(bucket) {
+            if let Some(sum) = self.counts.get_mut(bucket) {
                 *sum = sum.saturating_add(count);
             }
+            (self.first, self.end) = (self.first.min(bucket), self.end.max(bucket + 1));
         }
     }
 }
 
 impl From<Dense> for Histogram {
     fn from(dense: Dense) -> Self {
-        dense.0.into_iter().collect()
+        let mut histogram = Histogram::default();
+        let counts = dense.counts.get(dense.first..dense.end).unwrap_or_default();
+        counts.iter().enumerate().for_each(|(at, count)| histogram.add(dense.first + at, *count));
+        histogram
     }
 }
 
