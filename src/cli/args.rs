@@ -76,7 +76,7 @@ pub enum Verb {
     #[command(after_help = CHECK_HELP)]
     Check(Check),
     /// Carry the plans of a config out on a virtual clock: how long they take, what would act when
-    #[command(after_help = REHEARSE_HELP)]
+    #[command(after_help = super::rehearse::HELP)]
     Rehearse(Rehearse),
     /// See it all at work: two upstreams, a proxy, traffic and a live view
     #[command(after_help = DEMO_HELP)]
@@ -201,12 +201,21 @@ pub struct Rehearse {
     /// Share of users in a cohort, e.g. beta=5%; may be repeated [default: by its list and share, 1% of an opt-in]
     #[arg(long, value_name = "NAME=SHARE", value_parser = cohort_share)]
     pub cohort: Vec<(String, bucket::Weight)>,
-    /// How long people take to approve [default: at once]
-    #[arg(long, value_name = "SPAN", value_parser = span)]
-    pub approve_after: Option<Duration>,
+    /// How long people take to approve, or `never` [default: at once]
+    #[arg(long, value_name = "SPAN", value_parser = patience)]
+    pub approve_after: Option<Patience>,
     /// What chance follows from: the same seed gives the same story
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+}
+
+/// How long people take to do something.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// So long.
+    After(Duration),
+    /// They do not do it at all.
+    Never,
 }
 
 /// `weir demo`.
@@ -434,6 +443,10 @@ fn time_scale(text: &str) -> Result<TimeScale, String> {
     factor.ok_or_else(|| format!("give a whole number, 1 to {}", TimeScale::MAX))
 }
 
+fn patience(text: &str) -> Result<Patience, String> {
+    if text == "never" { Ok(Patience::Never) } else { span(text).map(Patience::After) }
+}
+
 fn rps(text: &str) -> Result<f64, String> {
     let rps = text.parse().ok().filter(|rps: &f64| (0.0..=RPS_MAX).contains(rps));
     rps.ok_or_else(|| format!("give a number of requests per second, 0 to {RPS_MAX}"))
@@ -480,20 +493,6 @@ fn pair(text: &str, separator: char) -> Option<(String, String)> {
 const AFTER_HELP: &str = "\
 Start here:  weir demo
 Exit codes:  0 ok, 1 the answer is no, 2 usage or config error, 3 the admin address does not answer";
-
-const REHEARSE_HELP: &str = "\
-An ASSUMPTION is KEY=VALUE[,KEY=VALUE...][@[ROLLOUT:]STAGE[+DELAY][..]]
-  KEY    errors, timeouts, rate_4xx, p50 p75 p90 p95 p99 p999, signal.NAME, vitals.lcp.p75 (also inp, cls); of a part:
-         p95{ROUTE}, errors{cohort:NAME}. With --assume also query.NAME, shadow.error_rate, shadow.diff_rate, shadow.p95,
-         weir.memory, weir.cpu. Of the quantiles that are not said each keeps its proportion to the nearest that is.
-  @      in that stage only, from DELAY after its beginning; with .. also in every later stage. The last one that holds
-         counts, so a fault ends where another assumption begins.
-Exit code 0: every plan completes as assumed; 1: one is rolled back, paused or stuck.
-
-Example:  weir rehearse -c weir.toml
-          weir rehearse -c weir.toml --canary errors=2%@ramp+1h --stable errors=0.1%
-          weir rehearse -c weir.toml --canary 'p95=900ms@objects:ramp..' --assume query.memory=30MB --rps 20
-          weir rehearse -c weir.toml --canary errors=30%@full --canary errors=0%@full+2m --approve-after 4h -o json";
 
 const SERVE_HELP: &str = "\
 With --time-scale, durations, windows, `for` and cooldowns of plans and breakers are divided by N (windows stay at least 2s,

@@ -1,13 +1,14 @@
 //! `weir rehearse`: the plans of a config on a virtual clock, told as a timeline or as data.
 
-use super::args::{Global, Output, Rehearse};
+use super::args::{Global, Output, Patience, Rehearse};
 use super::console::Console;
 use super::files;
 use super::render::{self, Paint, Tone};
 use super::stop::{Outcome, Stop};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::rehearsal::assume::{Assumption, read};
-use crate::rehearsal::{Assumptions, End, Happening, Judged, Passage, RolloutStory, Story, members, rehearse};
+use crate::rehearsal::usual::{Usual, written};
+use crate::rehearsal::{Assumptions, End, Happening, Judged, Met, Passage, RolloutStory, Story, members, rehearse};
 use crate::rollout::Arm;
 use crate::rollout::report::Kind;
 use crate::rollout::stages::span_text;
@@ -15,6 +16,24 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What `weir rehearse --help` ends with.
+pub const HELP: &str = "\
+An ASSUMPTION is KEY=VALUE[,KEY=VALUE...][@[ROLLOUT:]STAGE[+DELAY][..]]
+  KEY    errors, timeouts, rate_4xx, p50 p75 p90 p95 p99 p999, signal.NAME, vitals.lcp.p75 (also inp, cls); of a part:
+         p95{ROUTE}, errors{cohort:NAME}. With --assume also query.NAME, shadow.error_rate, shadow.diff_rate, shadow.p95,
+         weir.memory, weir.cpu. Of the quantiles that are not said each keeps its proportion to the nearest that is.
+  @      in that stage only, from DELAY after its beginning; with .. also in every later stage. The last one that holds
+         counts, so a fault ends where another assumption begins.
+Without assumptions the service is healthy: no errors, quick answers, and queries that say what their gates ask for, each
+printed as it is taken. query.NAME=none is a query without data. People start and approve as soon as they are asked. A
+rollout that the config switches off is rehearsed as if it were on.
+Exit code 0: every plan completes as assumed; 1: one is rolled back, paused or stuck.
+
+Example:  weir rehearse -c weir.toml
+          weir rehearse -c weir.toml --canary errors=2%@ramp+1h --stable errors=0.1%
+          weir rehearse -c weir.toml --canary 'p95=900ms@objects:ramp..' --assume query.memory=30MB --rps 20
+          weir rehearse -c weir.toml --canary errors=30%@full --canary errors=0%@full+2m --approve-after 4h -o json";
 
 /// Rehearses and prints. The answer is yes if every rollout that was asked about completes.
 pub fn run(console: &mut Console, global: &Global, arguments: &Rehearse) -> Outcome {
@@ -29,7 +48,7 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Rehearse) -> Outc
     match global.output {
         Output::Json => console.line(&form(&story, &assumed, &file).to_string())?,
         Output::Text => {
-            let text = head(&config, &assumed, &file) + &text(&story, console.paint(global));
+            let text = head(&config, &assumed, &file, &story) + &text(&story, console.paint(global));
             console.out.write_all(text.as_bytes())?;
         }
     }
@@ -71,19 +90,24 @@ fn assumptions(arguments: &Rehearse, config: &Config) -> Result<Assumptions, Str
         }
         cohorts.insert(name.as_str().into(), f64::from(share.ppm()) / 1e6);
     }
-    let approve_after = arguments.approve_after.unwrap_or_default();
+    let approve_after = match arguments.approve_after {
+        None => Some(Duration::ZERO),
+        Some(Patience::After(span)) => Some(span),
+        Some(Patience::Never) => None,
+    };
     let (rps, users, seed) = (arguments.rps, arguments.users, arguments.seed);
     Ok(Assumptions { rps, users, seed, approve_after, cohorts, list })
 }
 
-/// What is assumed, in two or three lines.
-fn head(config: &Config, assumed: &Assumptions, file: &str) -> String {
+/// What is assumed, said or not, in some lines.
+fn head(config: &Config, assumed: &Assumptions, file: &str, story: &Story) -> String {
     let users = render::count(assumed.users);
     let mut text =
         format!("{file}, rehearsed with {} requests/s of {users} users (seed {})\n", assumed.rps, assumed.seed);
-    text.push_str(
-        "both arms answer at p50 5 ms, p95 10 ms, p99 12 ms and without errors unless it is said otherwise\n",
-    );
+    text.push_str(match assumed.rps > 0.0 {
+        true => "both arms answer at p50 5 ms, p95 10 ms, p99 12 ms and without errors unless it is said otherwise\n",
+        false => "there is no traffic: gates on requests wait, and triggers on them stay quiet\n",
+    });
     let cohorts = config.rollouts.iter().flat_map(|rollout| &rollout.cohorts).filter(|cohort| cohort.enabled);
     let shares: BTreeMap<&str, f64> = cohorts.map(|cohort| (&*cohort.name, members(cohort, assumed))).collect();
     if !shares.is_empty() {
@@ -91,8 +115,27 @@ fn head(config: &Config, assumed: &Assumptions, file: &str) -> String {
         let list: Vec<String> = shares.iter().map(one).collect();
         text.push_str(&format!("users in cohorts: {} (--cohort NAME=SHARE)\n", list.join(", ")));
     }
+    if !story.usual.is_empty() {
+        text.push_str(
+            "queries say what their gates ask for unless it is said otherwise (--assume query.NAME=VALUE):\n",
+        );
+        story.usual.iter().for_each(|usual| text.push_str(&format!("  {}\n", render::clean(&assumption(usual)))));
+    }
+    for name in &story.switched_on {
+        let name = render::clean(name);
+        text.push_str(&format!(
+            "{name} is switched off in the config (`enabled = false`) and rehearsed as if it were on; to serve it: {}=true\n",
+            config::variable(&format!("rollouts.{name}.enabled"))
+        ));
+    }
     text.push('\n');
     text
+}
+
+/// A value that was chosen, as it would be assumed.
+fn assumption(usual: &Usual) -> String {
+    let from = usual.from.as_ref().map_or(String::new(), |(rollout, stage)| format!("@{rollout}:{stage}.."));
+    format!("query.{}={}{from}", usual.query, written(usual.value, usual.dimension))
 }
 
 /// The timeline, and how each rollout ends.
@@ -126,7 +169,7 @@ fn what(happening: &Happening, story: &Story) -> (Tone, String) {
     let stage = happening.stage.as_deref().unwrap_or("none");
     let place = passage(happening, story).map(|(of, passage)| format!(" ({} of {})", passage.index + 1, of.stages));
     let stage = format!("stage {}{}", render::clean(stage), place.unwrap_or_default());
-    let weight = happening.weight;
+    let weight = exposed(happening);
     match happening.kind {
         Kind::Stage => (Tone::Plain, format!("{stage} begins at {weight}")),
         Kind::Complete => (Tone::Green, format!("complete at {weight}")),
@@ -141,6 +184,15 @@ fn what(happening: &Happening, story: &Story) -> (Tone, String) {
         Kind::Resume => (Tone::Plain, format!("{stage} goes on at {weight}")),
         other => (Tone::Plain, other.word().replace('_', " ")),
     }
+}
+
+/// The weight, and the users on the canary where those are others.
+fn exposed(happening: &Happening) -> String {
+    let weight = happening.weight;
+    let by_weight = f64::from(weight.ppm()) / 1e6;
+    let differs = (happening.share - by_weight).abs() > 0.0005 && happening.kind != Kind::Rollback;
+    let users = if differs { format!(" ({} of users)", render::rate(Some(happening.share))) } else { String::new() };
+    format!("{weight}{users}")
 }
 
 /// The reason, a line each; at the end of a stage the verdicts of its gates.
@@ -160,11 +212,13 @@ fn why(happening: &Happening, story: &Story) -> Vec<String> {
         _ => lines.push(happening.reason.clone()),
     }
     if happening.again > 0 {
-        lines.push(format!("and {} more times", render::count(happening.again)));
+        lines.push(format!("and {} more", counted(happening.again, "time")));
     }
     let hurts = matches!(happening.kind, Kind::Rollback | Kind::Trip | Kind::Pause | Kind::Alert | Kind::Escalate);
     if hurts {
-        lines.push(hurt(happening.failed, happening.users_hurt) + " by then");
+        let exposed = counted(happening.users_exposed, "user");
+        let hurt = hurt(happening.failed, happening.users_hurt, &happening.signals);
+        lines.push(format!("{hurt} by then, with {exposed} on the canary"));
     }
     lines.retain(|line| !line.is_empty());
     lines
@@ -188,25 +242,35 @@ fn ending(rollout: &RolloutStory, paint: Paint) -> String {
     if let Some(reason) = &rollout.reason {
         text.push_str(&format!("  {}\n", render::clean(reason)));
     }
+    for hint in &rollout.hints {
+        text.push_str(&format!("  it would pass with {}\n", render::clean(hint)));
+    }
     let answered = match rollout.answered {
         0 => String::new(),
         answered => format!(", {} of them answered by stable instead", render::count(answered)),
     };
-    let requests = render::count(rollout.requests);
     text.push_str(&format!(
-        "  {requests} requests on the canary; {}{answered}\n",
-        hurt(rollout.failed, rollout.users_hurt)
+        "  {} on the canary; {}{answered}\n",
+        counted(rollout.requests, "request"),
+        hurt(rollout.failed, rollout.users_hurt, &rollout.signals)
     ));
     text
 }
 
-fn hurt(failed: u64, users: u64) -> String {
-    match failed {
+fn hurt(failed: u64, users: u64, signals: &[Met]) -> String {
+    let signals = signals.iter().map(|met| {
+        let (requests, users) = (counted(met.requests, "request"), counted(met.users, "user"));
+        format!("signal.{} had come with {requests} of {users}", render::clean(&met.signal))
+    });
+    let failed = match failed {
         0 => "none had failed".to_owned(),
-        failed => {
-            format!("{} requests of {} users had failed on the canary", render::count(failed), render::count(users))
-        }
-    }
+        failed => format!("{} of {} had failed", counted(failed, "request"), counted(users, "user")),
+    };
+    [failed].into_iter().chain(signals).collect::<Vec<_>>().join(", ")
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{} {what}{}", render::count(count), if count == 1 { "" } else { "s" })
 }
 
 /// The stay in a stage that a happening belongs to.
@@ -241,6 +305,7 @@ fn form(story: &Story, assumed: &Assumptions, file: &str) -> Value {
         let Judged { when, verdict, value, limit, reason } = gate;
         json!({ "when": when, "verdict": verdict.word(), "value": value, "limit": limit, "reason": reason })
     };
+    let met = |met: &Met| json!({ "signal": *met.signal, "requests": met.requests, "users": met.users });
     let passage = |passage: &Passage| {
         json!({
             "stage": *passage.stage,
@@ -257,12 +322,14 @@ fn form(story: &Story, assumed: &Assumptions, file: &str) -> Value {
             "outcome": rollout.end.word(),
             "at_s": seconds(rollout.ended),
             "reason": rollout.reason,
+            "hints": rollout.hints,
             "stages": rollout.passages.iter().map(passage).collect::<Vec<_>>(),
             "canary": {
                 "requests": rollout.requests,
                 "failed": rollout.failed,
                 "answered_by_stable": rollout.answered,
                 "users_hurt": rollout.users_hurt,
+                "signals": rollout.signals.iter().map(met).collect::<Vec<_>>(),
             },
         })
     };
@@ -275,8 +342,11 @@ fn form(story: &Story, assumed: &Assumptions, file: &str) -> Value {
             "reason": happening.reason,
             "stage": happening.stage.as_deref(),
             "weight_ppm": happening.weight.ppm(),
+            "share": happening.share,
             "failed": happening.failed,
             "users_hurt": happening.users_hurt,
+            "users_exposed": happening.users_exposed,
+            "signals": happening.signals.iter().map(met).collect::<Vec<_>>(),
             "again": happening.again,
         })
     };
@@ -286,6 +356,8 @@ fn form(story: &Story, assumed: &Assumptions, file: &str) -> Value {
         "users": assumed.users,
         "seed": assumed.seed,
         "completes": story.completes(),
+        "assumed_by_default": story.usual.iter().map(assumption).collect::<Vec<_>>(),
+        "switched_on": story.switched_on.iter().map(|name| &**name).collect::<Vec<_>>(),
         "took_s": seconds(story.took),
         "looks": story.looks,
         "rollouts": story.rollouts.iter().map(rollout).collect::<Vec<_>>(),
@@ -296,12 +368,17 @@ fn form(story: &Story, assumed: &Assumptions, file: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rehearsal::fixture::{CHAT, SERVICE};
 
     /// Runs the command on a config of two stages.
     fn rehearse(arguments: &str) -> (u8, String, String) {
+        rehearse_of(STAGES, arguments)
+    }
+
+    fn rehearse_of(tables: &str, arguments: &str) -> (u8, String, String) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("weir.toml");
-        std::fs::write(&file, CONFIG).unwrap();
+        std::fs::write(&file, format!("{SERVICE}{CHAT}{tables}")).unwrap();
         let line = format!("weir rehearse -c {} {arguments}", file.display());
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console {
@@ -319,17 +396,7 @@ mod tests {
         (code, text(out), text(err))
     }
 
-    const CONFIG: &str = r#"
-[[listeners]]
-address = "127.0.0.1:18080"
-[upstreams.legacy]
-endpoints = ["127.0.0.1:9001"]
-[upstreams.new]
-endpoints = ["127.0.0.1:9002"]
-[rollouts.chat]
-unit = ["header:x-user-id"]
-stable = { upstream = "legacy" }
-canary = { upstream = "new" }
+    const STAGES: &str = r#"
 [[rollouts.chat.stages]]
 name = "ramp"
 weight = "10%"
@@ -387,13 +454,46 @@ chat completes at +3h10m
         let (code, out, _) = rehearse("--canary p95=900ms@full+30m");
         assert_eq!(code, 1, "{out}");
         assert!(out.contains("goes back to 10%\n             trigger `slow`: p95 "), "{out}");
-        assert!(out.contains("for 5m\n             none had failed by then"), "{out}");
+        assert!(out.contains("for 5m\n             none had failed by then, with 10,000 users on the canary"), "{out}");
         assert!(out.contains("chat is paused in stage ramp at +"), "a second time back is a pause\n{out}");
         let (code, out, _) = rehearse("--canary p95=900ms@full+30m -o json");
         let story: Value = serde_json::from_str(&out).unwrap();
         assert_eq!((code, &story["completes"]), (1, &json!(false)));
         assert_eq!(story["rollouts"][0]["outcome"], "paused");
         assert_eq!(story["rollouts"][0]["stages"][0]["stage"], "ramp");
+    }
+
+    #[test]
+    fn what_is_taken_without_being_said_is_printed_as_it_would_be_said() {
+        let tables = "enabled = false\n[queries.usage]\nurl = \"http://127.0.0.1:9\"\nexpr = \"up\"\n";
+        let gate = "gates = [\"share >= 40%\", \"query.usage >= 40%\"]";
+        let stages = STAGES.replace("gates = [\"share >= 40%\"]", gate);
+        let (code, out, err) = rehearse_of(&format!("{tables}{stages}"), "");
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        let told = "queries say what their gates ask for unless it is said otherwise (--assume query.NAME=VALUE):\n  query.usage=70%\n";
+        assert!(out.contains(told), "{out}");
+        assert!(
+            out.contains("\nchat is switched off in the config (`enabled = false`) and rehearsed as if it were on; "),
+            "{out}"
+        );
+        assert!(out.contains(" to serve it: WEIR__ROLLOUTS__CHAT__ENABLED=true\n"), "{out}");
+        let (_, out, _) = rehearse_of(&format!("{tables}{stages}"), "--assume query.usage=none -o json");
+        let story: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((&story["assumed_by_default"], &story["switched_on"]), (&json!([]), &json!(["chat"])));
+        assert_eq!(story["rollouts"][0]["hints"], json!(["--assume query.usage=70%@chat:full"]));
+        let (code, out, _) = rehearse_of(&format!("{tables}{stages}"), "--assume query.usage=30%");
+        let told = "  stage `full` never passes: fail: query.usage 30.0% < 40.0%\n  it would pass with --assume query.usage=70%@chat:full\n";
+        assert!(code == 1 && out.contains(told), "{out}");
+    }
+
+    #[test]
+    fn who_does_not_come_is_what_a_plan_waits_for() {
+        let (code, out, _) = rehearse("--approve-after never");
+        assert!(code == 1 && out.contains("chat is stuck in stage ramp from +1h00m on"), "{out}");
+        assert!(out.contains("waits for an approval that does not come (--approve-after never)"), "{out}");
+        let (code, out, _) = rehearse("--rps 0");
+        assert!(code == 1 && out.contains("there is no traffic: gates on requests wait"), "{out}");
+        assert!(out.contains("there is no traffic (--rps 0); stage `full` never passes: wait: share"), "{out}");
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn did_you_mean(path: &str, name: &str, rest: &[&str]) -> String {
 }
 
 /// The variable that sets a path.
-fn variable(path: &str) -> String {
+pub fn variable(path: &str) -> String {
     let steps = path.replace('[', ".").replace(']', "");
     format!("WEIR__{}", steps.to_uppercase().replace('-', "_").replace('.', "__"))
 }

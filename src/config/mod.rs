@@ -29,6 +29,7 @@ pub use crate::rollout::standing::LiveRollout;
 pub use budget::Budget;
 pub use compile::{compile, splits};
 pub use describe::describe;
+pub use environment::variable;
 pub use limits::table as limits_table;
 pub use model::*;
 pub use parse::{CONFIG_BYTES_MAX, Format};

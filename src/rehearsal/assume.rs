@@ -22,8 +22,8 @@ pub struct Assumptions {
     pub users: u64,
     /// What the draws follow from.
     pub seed: u64,
-    /// How long a person takes to approve.
-    pub approve_after: Duration,
+    /// How long a person takes to approve; none is for ever.
+    pub approve_after: Option<Duration>,
     /// Share of users that belong to a cohort, where the config does not say.
     pub cohorts: BTreeMap<Arc<str>, f64>,
     /// What the arms do, and what else is read; the last one that holds counts.
@@ -39,8 +39,8 @@ pub struct Assumption {
     pub metric: Metric,
     /// Of which part of the requests.
     pub filter: Option<Filter>,
-    /// Its value in the held unit.
-    pub value: f64,
+    /// Its value in the held unit; none is a query without data.
+    pub value: Option<f64>,
     /// Where; none is everywhere.
     pub place: Option<Place>,
 }
@@ -71,6 +71,18 @@ impl Assumptions {
         filter: Option<&Filter>,
         moment: Moment<'_>,
     ) -> Option<f64> {
+        self.holding(rollout, arm, metric, filter, moment)?.value
+    }
+
+    /// The assumption that says it.
+    pub fn holding(
+        &self,
+        rollout: &str,
+        arm: Arm,
+        metric: &Metric,
+        filter: Option<&Filter>,
+        moment: Moment<'_>,
+    ) -> Option<&Assumption> {
         let holds = |assumption: &&Assumption| {
             let Assumption { arm: of, metric: what, filter: part, place, .. } = *assumption;
             what == metric
@@ -78,7 +90,7 @@ impl Assumptions {
                 && (of.is_none_or(|of| of == arm) || !metric.has_arms())
                 && place.as_ref().is_none_or(|place| place.holds(rollout, metric.has_arms(), moment))
         };
-        self.list.iter().rev().find(holds).map(|assumption| assumption.value)
+        self.list.iter().rev().find(holds)
     }
 
     /// The next moment at which an assumption begins to hold in the middle of a stage.
@@ -126,7 +138,14 @@ pub fn read(text: &str, arm: Option<Arm>, config: &Config) -> Result<Vec<Assumpt
     keys.split(',').map(str::trim).map(one).collect()
 }
 
-fn key_value(key: &str, value: &str, config: &Config) -> Result<(Metric, Option<Filter>, f64), String> {
+fn key_value(key: &str, value: &str, config: &Config) -> Result<(Metric, Option<Filter>, Option<f64>), String> {
+    if value == NO_DATA {
+        let query = key.strip_prefix("query.");
+        let name = query.ok_or_else(|| format!("`{key}={value}`: only a query can be without data"))?;
+        let metric = Metric::Query(name.into());
+        check_names(key, &metric, None, config)?;
+        return Ok((metric, None, None));
+    }
     let long = [("errors", "error_rate"), ("timeouts", "timeout_rate")].into_iter().find_map(|(short, long)| {
         let rest = key.strip_prefix(short)?;
         (rest.is_empty() || rest.starts_with('{')).then(|| format!("{long}{rest}"))
@@ -148,7 +167,7 @@ fn key_value(key: &str, value: &str, config: &Config) -> Result<(Metric, Option<
     if number < 0.0 || (metric.dimension() == Dimension::Share && metric != Metric::OwnCpu && number > 1.0) {
         return Err(format!("`{key}={value}`: a share is 0% to 100%"));
     }
-    Ok((metric, filter, number))
+    Ok((metric, filter, Some(number)))
 }
 
 fn check_metric(key: &str, metric: &Metric) -> Result<(), String> {
@@ -191,6 +210,9 @@ fn check_names(key: &str, metric: &Metric, filter: Option<&Filter>, config: &Con
         }
     }
 }
+
+/// The value of a query that has no data.
+pub const NO_DATA: &str = "none";
 
 /// `[ROLLOUT:]STAGE[+DELAY][..]`.
 fn place(text: &str, config: &Config) -> Result<Place, String> {

@@ -29,8 +29,13 @@ impl Dice {
         if chance > 0.5 {
             return requests - self.hits(requests, 1.0 - chance);
         }
+        self.hits_or_about(requests, chance, NORMAL_FROM)
+    }
+
+    /// `hits` of a chance that is no more than a half, from that mean on by the normal distribution.
+    fn hits_or_about(&mut self, requests: u64, chance: f64, normal_from: f64) -> u64 {
         let mean = requests as f64 * chance;
-        if mean >= NORMAL_FROM {
+        if mean >= normal_from {
             let spread = (mean * (1.0 - chance)).sqrt();
             return (mean + spread * self.normal()).round().clamp(0.0, requests as f64) as u64;
         }
@@ -69,23 +74,33 @@ pub struct Spread {
 
 /// Where values of a spread are taken: dense where quantiles are asked for.
 const EDGES: [(f64, u32); 6] = [(0.5, 10), (0.75, 8), (0.9, 8), (0.95, 6), (0.99, 8), (0.999, 6)];
+/// From that mean on how many values a stratum gets is drawn by the normal distribution: quantiles do not tell the difference.
+const ABOUT_FROM: f64 = 8.0;
+/// Of so many values chance moves no quantile by as much as a stratum.
+const EVEN_FROM: u64 = 10_000;
 /// Strata beyond the last of them.
 const LAST_STRATA: u32 = 3;
 
 impl Spread {
     /// The spread with these values (as a histogram counts them) at 50, 75, 90, 95, 99 and 99.9 %; between them values grow
-    /// evenly by their logarithm.
+    /// evenly by their logarithm. Some of the values around such a share are exactly the one that was given: what is asked
+    /// of many draws is then what was said, and two arms of which the same was said do not differ by a bucket.
     pub fn new(quantiles: [f64; 6]) -> Spread {
         let [first, .., last] = quantiles;
-        let mut strata = Vec::new();
+        let mut strata: Vec<(f64, usize)> = Vec::new();
         let (mut from, mut low) = (0.0, (first / 3.0).max(1.0));
         let ends = EDGES.into_iter().zip(quantiles).chain([((1.0, LAST_STRATA), last * 1.3)]);
         for ((to, count), high) in ends {
             let high = high.max(low);
-            for stratum in 0..count {
-                let middle = (f64::from(stratum) + 0.5) / f64::from(count);
-                let value = low * (high / low).powf(middle);
-                strata.push(((to - from) / f64::from(count), bucket_of(value.round() as u64)));
+            for node in 0..=count {
+                let part = if node == 0 || node == count { 0.5 } else { 1.0 };
+                let chance = part * (to - from) / f64::from(count);
+                let value = low * (high / low).powf(f64::from(node) / f64::from(count));
+                let bucket = bucket_of(value.round() as u64);
+                match strata.last_mut() {
+                    Some((sum, last)) if *last == bucket => *sum += chance,
+                    _ => strata.push((chance, bucket)),
+                }
             }
             (from, low) = (to, high);
         }
@@ -110,24 +125,38 @@ impl Spread {
             }
             return values;
         }
+        if count >= EVEN_FROM {
+            return self.evenly(dice.0.f64(), count);
+        }
         let (mut left, mut chance_left) = (count, 1.0_f64);
         for (chance, bucket) in &self.strata {
-            if left == 0 {
-                break;
-            }
-            let hits = match chance_left <= *chance {
-                true => left,
-                false => dice.hits(left, chance / chance_left),
+            let part = chance / chance_left;
+            let hits = match part {
+                _ if left == 0 => break,
+                part if part >= 1.0 => left,
+                part if part > 0.5 => left - dice.hits_or_about(left, 1.0 - part, ABOUT_FROM).min(left),
+                part => dice.hits_or_about(left, part, ABOUT_FROM),
             };
-            if hits > 0 {
-                values.add(*bucket, hits);
-            }
+            values.add(*bucket, hits);
             (left, chance_left) = (left - hits, chance_left - chance);
         }
         if left > 0
             && let Some((_, bucket)) = self.strata.last()
         {
             values.add(*bucket, left);
+        }
+        values
+    }
+
+    /// So many values that every stratum gets its part of, rounded by one throw for all.
+    fn evenly(&self, throw: f64, count: u64) -> Histogram {
+        let (mut values, mut given, mut share) = (Histogram::default(), 0, 0.0);
+        for (at, (chance, bucket)) in self.strata.iter().enumerate() {
+            share += chance;
+            let last = at + 1 == self.strata.len();
+            let by_now = if last { count } else { ((count as f64 * share + throw) as u64).clamp(given, count) };
+            values.add(*bucket, by_now - given);
+            given = by_now;
         }
         values
     }

@@ -6,14 +6,17 @@
 
 pub mod assume;
 mod draw;
+#[cfg(test)]
+pub mod fixture;
 mod pace;
 mod run;
 mod series;
 pub mod story;
 #[cfg(test)]
 mod tests;
+pub mod usual;
 mod world;
 
 pub use assume::Assumptions;
 pub use run::{members, rehearse};
-pub use story::{End, Happening, Judged, Passage, RolloutStory, Story};
+pub use story::{End, Happening, Judged, Met, Passage, RolloutStory, Story};

@@ -4,12 +4,16 @@
 use super::assume::Assumptions;
 use super::pace::{self, LOOK};
 use super::series::Hurt;
-use super::story::{End, Happening, Judged, Passage, RolloutStory, Story};
+use super::story::{End, Happening, Judged, Met, Passage, Story};
+use super::usual;
 use super::world::World;
 use crate::clock::{Time, Wall};
-use crate::config::Config;
+use crate::config::{Config, RolloutConfig};
+use crate::rollout::bucket::Bucketer;
 use crate::rollout::course::{Captured, Command, Known, Readings, Verdict, asks, judge, records};
+use crate::rollout::criterion::{Criterion, Dimension, Sample};
 use crate::rollout::engine::{Effect, Engine, Input, Saved};
+use crate::rollout::plan::Plan;
 use crate::rollout::report::{Entry, Facts, Kind, Origin, State};
 use crate::rollout::stages::Span;
 use crate::rollout::standing::Standing;
@@ -17,8 +21,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod choosing;
+mod ending;
+
 /// A plan in which nothing has happened for so long, and nothing is due, waits for something that does not come.
 const STUCK_AFTER: Duration = Duration::from_secs(400 * 86_400);
+/// What waits for a rollout that has gone back or stands still does not go on; what else happens to it is watched for so long.
+const HOPELESS_AFTER: Duration = Duration::from_secs(86_400);
 /// Looks after which a rehearsal gives up: minutes of work.
 const LOOKS_MAX: u64 = 3_000_000;
 /// Happenings that are kept; what is told again and again is kept once.
@@ -28,17 +37,25 @@ pub const COHORT_USUAL: f64 = 0.01;
 
 /// Rehearses all rollouts of a config.
 pub fn rehearse(config: &Config, assumed: &Assumptions) -> Story {
-    let plans = config.rollouts.iter().map(|rollout| rollout.plan.clone()).collect();
+    // What is switched off is rehearsed as it will be when it is switched on, or there would be nothing to tell.
+    let mut plans: Vec<Plan> = config.rollouts.iter().map(|rollout| rollout.plan.clone()).collect();
+    let off = plans.iter_mut().filter(|plan| plan.is_staged() && !plan.enabled);
+    let switched_on = off.map(|plan| {
+        plan.enabled = true;
+        Arc::clone(&plan.name)
+    });
     let mut rehearsal = Rehearsal {
         config,
         assumed,
+        story: Story { switched_on: switched_on.collect(), ..Story::default() },
         engine: Engine::new(plans, Saved::Known(Vec::new()), Time::default()),
         world: World::new(&config.rollouts, assumed.clone()),
         stands: BTreeMap::new(),
-        story: Story::default(),
+        asked: usual::asked(config.rollouts.iter().map(|rollout| &rollout.plan)),
         changed: Time::default(),
         looked: Time::default(),
     };
+    rehearsal.begin_usual();
     rehearsal.carry_out();
     rehearsal.settle();
     while rehearsal.story.looks < LOOKS_MAX {
@@ -61,6 +78,8 @@ struct Rehearsal<'a> {
     world: World,
     /// How each rollout stood when it was settled last.
     stands: BTreeMap<Arc<str>, Stand>,
+    /// Queries that gates ask for.
+    asked: Vec<(Arc<str>, Dimension)>,
     story: Story,
     /// When something changed last.
     changed: Time,
@@ -70,16 +89,19 @@ struct Rehearsal<'a> {
 
 /// What of a rollout's standing makes a difference to its story.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Stand {
+pub struct Stand {
     visit: u64,
     state: Option<State>,
     circuit: Option<crate::rollout::breaker::State>,
     past_minimum: bool,
-    since: Time,
-    passages: Vec<Passage>,
-    gates: Vec<Judged>,
-    /// What its canary had cost when something changed last.
-    cost: (Hurt, u64),
+    /// When its stage or its state changed last.
+    pub since: Time,
+    /// Its stays in stages.
+    pub passages: Vec<Passage>,
+    /// The gates of the present one as last judged.
+    pub gates: Vec<Judged>,
+    /// What its canary had cost when something changed last, here or with another rollout.
+    pub cost: (Hurt, u64, Vec<Met>),
 }
 
 impl Rehearsal<'_> {
@@ -128,12 +150,22 @@ impl Rehearsal<'_> {
     fn people(&mut self, rollout: &Arc<str>) {
         let Some(standing) = self.engine.standing(rollout) else { return };
         let since = self.stands.get(rollout).map_or(Time::default(), |stand| stand.since);
+        let mut reason = String::new();
         let command = match standing.state() {
-            State::Pending if standing.plan.is_staged() && !standing.plan.stages.autostart => Command::Resume,
-            State::WaitingApproval if self.world.now.since(since) >= self.assumed.approve_after => Command::Approve,
+            State::Pending if standing.plan.is_staged() && !standing.plan.stages.autostart => {
+                reason.push_str("somebody starts it (autostart = false)");
+                Command::Resume
+            }
+            State::WaitingApproval => {
+                let takes = self.assumed.approve_after;
+                match takes.is_some_and(|takes| self.world.now.since(since) >= takes) {
+                    true => Command::Approve,
+                    false => return,
+                }
+            }
             _ => return,
         };
-        let origin = Origin { actor: "a person".into(), reason: String::new() };
+        let origin = Origin { actor: "a person".into(), reason };
         self.send(Input::Command { rollout: rollout.to_string(), command, origin });
     }
 
@@ -172,6 +204,8 @@ impl Rehearsal<'_> {
         let (hurt, users_hurt) = self.world.hurt(&rollout);
         let Origin { actor, reason } = entry.origin;
         let (kind, failed) = (entry.kind, hurt.failed);
+        let index = self.config.rollout(&rollout).unwrap_or(usize::MAX);
+        let users_exposed = self.world.exposed(&rollout);
         self.story.happenings.push(Happening {
             at,
             rollout,
@@ -180,8 +214,11 @@ impl Rehearsal<'_> {
             reason,
             stage,
             weight,
+            share: self.required(index, &self.shares()),
             failed,
             users_hurt,
+            users_exposed,
+            signals: self.world.signals(&hurt),
             again: 0,
         });
     }
@@ -189,8 +226,8 @@ impl Rehearsal<'_> {
     /// After inputs: stages that began or ended, what requests are divided by, and whether anything has changed.
     fn settle(&mut self) {
         let now = self.world.now;
-        let mut shares: Vec<f64> = vec![0.0; self.config.rollouts.len()];
-        for (index, rollout) in self.config.rollouts.iter().enumerate() {
+        let (mut differs, mut moves) = (false, false);
+        for rollout in &self.config.rollouts {
             let Some(standing) = self.engine.standing(&rollout.plan.name) else { continue };
             let progress = &standing.saved.progress;
             let before = self.stands.remove(&rollout.plan.name).unwrap_or_default();
@@ -220,21 +257,38 @@ impl Rehearsal<'_> {
                 });
                 stand.gates.clear();
             }
-            let differs = (stand.visit, stand.state, stand.circuit, stand.past_minimum)
+            moves |= moved;
+            differs |= (stand.visit, stand.state, stand.circuit, stand.past_minimum)
                 != (before.visit, before.state, before.circuit, before.past_minimum);
-            if differs {
-                self.changed = now;
-                stand.cost = self.world.hurt(&rollout.plan.name);
-            }
-            shares[index] = self.share(index, &standing);
             self.stands.insert(Arc::clone(&rollout.plan.name), stand);
         }
+        let shares = self.shares();
         for (index, rollout) in self.config.rollouts.iter().enumerate() {
             let share = self.required(index, &shares);
             if let Some(standing) = self.engine.standing(&rollout.plan.name) {
                 self.world.stands(&standing, share);
             }
         }
+        if moves {
+            self.choose_usual();
+        }
+        if differs {
+            self.changed = now;
+            for (name, stand) in &mut self.stands {
+                let (hurt, users) = self.world.hurt(name);
+                let signals = self.world.signals(&hurt);
+                stand.cost = (hurt, users, signals);
+            }
+        }
+    }
+
+    /// The share of users on each canary, `requires` aside.
+    fn shares(&self) -> Vec<f64> {
+        let rollouts = self.config.rollouts.iter().enumerate();
+        let one = |(index, rollout): (usize, &RolloutConfig)| {
+            self.engine.standing(&rollout.plan.name).map_or(0.0, |standing| self.share(index, &standing))
+        };
+        rollouts.map(one).collect()
     }
 
     /// The share of users on the canary by weight and cohorts, `requires` aside.
@@ -270,7 +324,8 @@ impl Rehearsal<'_> {
             Some(standing) if standing.breaker() == crate::rollout::breaker::State::Closed => theirs,
             _ => 0.0,
         };
-        let same = self.config.rollouts.get(other).is_some_and(|other| other.bucketer == rollout.bucketer);
+        let same =
+            self.config.rollouts.get(other).is_some_and(|other| orders_alike(&other.bucketer, &rollout.bucketer));
         if same { own.min(theirs) } else { own * theirs }
     }
 
@@ -280,62 +335,60 @@ impl Rehearsal<'_> {
         let quiet = now.since(self.changed);
         let mut next: Option<Time> = None;
         let mut due = self.world.next_change();
-        let mut open = false;
+        let (mut open, mut hopes) = (false, false);
         for standing in self.engine.standings() {
             let stand = self.stands.get(&standing.plan.name);
-            let (look, is_due) = pace::next(&standing, now, quiet);
+            let wavers = |criterion: &Criterion| self.world.wavers(&standing.plan.name, criterion);
+            let (look, is_due) = pace::next(&standing, now, quiet, &wavers);
             next = Some(next.map_or(look, |next| next.min(look)));
             let waits = stand.filter(|_| standing.state() == State::WaitingApproval);
-            let approval = waits.map(|stand| (stand.since + self.assumed.approve_after).max(now + LOOK));
+            let takes = self.assumed.approve_after;
+            let approval = waits.and_then(|stand| Some((stand.since + takes?).max(now + LOOK)));
             due = [due, is_due, approval].into_iter().flatten().min();
-            let ends = matches!(standing.state(), State::Completed | State::RolledBack | State::Paused);
-            open |= standing.plan.is_staged() && !ends;
-            open |= standing.runtime.course.rechecks();
+            let serves = matches!(standing.state(), State::Running | State::WaitingApproval);
+            open |= (standing.plan.is_staged() && serves) || standing.runtime.course.rechecks();
+            hopes |= self.may_go_on(&standing, 0);
+            // What stands still serves, and is watched as before.
+            let watched = standing.plan.stages.triggers.iter().map(|trigger| trigger.held_for + trigger.window).max();
+            let stands = stand.filter(|_| standing.state() == State::Paused && standing.plan.is_staged());
+            open |= stands.is_some_and(|stand| now.since(stand.since) <= watched.unwrap_or_default());
         }
-        if !open || (due.is_none() && quiet > STUCK_AFTER) {
+        let patience = if hopes { STUCK_AFTER } else { HOPELESS_AFTER };
+        if !(open || hopes) || (due.is_none() && quiet > patience) {
             return None;
         }
         [next, due].into_iter().flatten().min()
+    }
+
+    /// Whether a rollout may still go on by itself, or by the people that are assumed. One that waits for a rollout that may not
+    /// does not either, whatever else happens to it.
+    fn may_go_on(&self, standing: &Standing<'_>, depth: usize) -> bool {
+        let state = standing.state();
+        let people = state != State::WaitingApproval || self.assumed.approve_after.is_some();
+        let moves = matches!(state, State::Pending | State::Running | State::WaitingApproval);
+        if !standing.plan.is_staged() || !moves || !people {
+            return false;
+        }
+        let progress = &standing.saved.progress;
+        let stages = &standing.plan.stages;
+        let next = progress.stage.as_deref().and_then(|stage| stages.find(stage)).map_or(0, |(index, _)| index + 1);
+        let Some(after) = stages.list.get(next).and_then(|stage| stage.after.as_ref()) else { return true };
+        let Some(other) = self.engine.standing(&after.rollout) else { return true };
+        let finished = other.saved.progress.finished.contains(&after.stage);
+        finished || depth > self.config.rollouts.len() || self.may_go_on(&other, depth + 1)
     }
 
     fn end(mut self) -> Story {
         self.story.took = self.world.now.since(Time::default());
         let gave_up = self.story.looks >= LOOKS_MAX;
         for standing in self.engine.standings().filter(|standing| standing.plan.is_staged()) {
-            let name = &standing.plan.name;
-            let mut stand = self.stands.remove(name).unwrap_or_default();
-            let end = match standing.state() {
-                State::Completed => End::Completed,
-                State::RolledBack => End::RolledBack,
-                State::Paused => End::Paused,
-                State::Pending | State::Running | State::WaitingApproval => End::Stuck,
-            };
-            if let Some(last) = stand.passages.last_mut().filter(|last| last.ended.is_none()) {
-                last.gates = std::mem::take(&mut stand.gates);
-            }
-            let reason = match end {
-                End::Stuck if gave_up => Some(format!("the rehearsal gave up after {LOOKS_MAX} looks")),
-                End::Stuck => Some(why_stuck(&standing)),
-                End::Completed => None,
-                End::RolledBack | End::Paused => standing.reason(),
-            };
-            // What never ends is stuck since its minimum was over.
-            let served =
-                standing.stage().filter(|_| end == End::Stuck).map_or(Duration::ZERO, |stage| stage.min_duration);
-            // What it would cost to wait for ever is nobody's question.
-            let (hurt, users_hurt) = if end == End::Stuck { stand.cost } else { self.world.hurt(name) };
-            self.story.rollouts.push(RolloutStory {
-                name: Arc::clone(name),
-                stages: standing.plan.stages.list.len(),
-                passages: stand.passages,
-                end,
-                ended: stand.since.since(Time::default()) + served,
-                reason,
-                requests: hurt.requests,
-                failed: hurt.failed,
-                answered: hurt.answered,
-                users_hurt,
-            });
+            let stand = self.stands.remove(&standing.plan.name).unwrap_or_default();
+            let read = |sample: Sample<'_>| self.recorded(&standing, sample);
+            self.story.rollouts.push(ending::of(&standing, stand, self.assumed, &read));
+        }
+        if gave_up {
+            let open = self.story.rollouts.iter_mut().filter(|rollout| rollout.end == End::Stuck);
+            open.for_each(|rollout| rollout.reason = Some(format!("the rehearsal gave up after {LOOKS_MAX} looks")));
         }
         self.story
     }
@@ -350,6 +403,12 @@ pub fn members(cohort: &crate::config::CohortConfig, assumed: &Assumptions) -> f
     let own = cohort.share.as_ref().map_or(0.0, |(_, share)| f64::from(share.ppm()) / 1e6);
     let opted = if cohort.header.is_some() || cohort.cookie.is_some() { COHORT_USUAL } else { 0.0 };
     1.0 - (1.0 - listed) * (1.0 - own) * (1.0 - opted)
+}
+
+/// Whether two bucketings put users in the same order. Which of their parameters make a difference is their scheme's business,
+/// so some users are asked for.
+fn orders_alike(one: &Bucketer, other: &Bucketer) -> bool {
+    ["ana", "ben", "cleo", "dora"].iter().all(|unit| one.position(unit) == other.position(unit))
 }
 
 fn end_passage(stand: &mut Stand, now: Time) {
@@ -368,29 +427,6 @@ fn report(gate: &crate::rollout::stages::Gate, found: crate::rollout::criterion:
         limit: found.limit,
         reason: found.reason,
     }
-}
-
-/// What a rollout waits for that does not come.
-fn why_stuck(standing: &Standing<'_>) -> String {
-    let stages = &standing.plan.stages;
-    let waits_for = |index: usize| {
-        let after = stages.list.get(index).and_then(|stage| stage.after.as_ref())?;
-        Some(format!("it waits for stage `{}` of rollout `{}` to end", after.stage, after.rollout))
-    };
-    if standing.killed() {
-        return "it is killed by the config".into();
-    }
-    let Some(stage) = standing.stage() else {
-        let why = waits_for(0).or_else(|| standing.reason());
-        return why.unwrap_or_else(|| "its plan does not begin".into());
-    };
-    let gates = standing.gate_reports().into_iter().filter(|gate| gate.verdict != "pass");
-    let gates: Vec<String> = gates.map(|gate| format!("{}: {}", gate.verdict, gate.reason)).collect();
-    if !gates.is_empty() {
-        return format!("stage `{}` never passes: {}", stage.name, gates.join("; "));
-    }
-    let next = stages.find(&stage.name).map_or(0, |(index, _)| index + 1);
-    waits_for(next).unwrap_or_else(|| format!("stage `{}` does not end", stage.name))
 }
 
 fn wall(now: Time) -> Wall {

@@ -6,7 +6,8 @@ use crate::clock::Time;
 use crate::config::{ArmTo, RolloutConfig};
 use crate::rollout::Arm;
 use crate::rollout::breaker::{self, Measured, Rules, UNIT_ROWS, UNIT_SLOTS, UnitCounts};
-use crate::rollout::criterion::Filter;
+use crate::rollout::bucket::Weight;
+use crate::rollout::criterion::{Criterion, Filter, Metric};
 use crate::rollout::histogram::Histogram;
 use crate::rollout::history::History;
 use crate::rollout::metrics::Sum;
@@ -16,7 +17,7 @@ use crate::rollout::sample::Number;
 use crate::rollout::stages::Span;
 use crate::rollout::standing::Standing;
 use crate::rollout::vital::Vital;
-use crate::rollout::window::Counts;
+use crate::rollout::window::{Counted, Counts};
 use crate::snapshot::Fallback;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,14 +62,20 @@ pub struct Series {
     pub vitals: BTreeMap<(Arm, Vital), History<Histogram>>,
     /// Windows that something looks at.
     pub windows: BTreeSet<Duration>,
-    /// Whether the present stage mirrors.
-    pub shadowed: bool,
+    /// Share of the requests on stable that is copied to the canary now.
+    pub copied: f64,
+    /// Of the answers to copies, the share that is compared with those of stable.
+    pub compared: f64,
     /// Trips of its breaker, if it has one.
     pub trips: Option<u64>,
     /// What the canary has cost.
     pub hurt: Hurt,
     rules: Option<Rules>,
     fallback: bool,
+    /// What of stable is copied where a stage does not say.
+    shadow: Weight,
+    /// Whether something asks how long whole answers take.
+    totals: bool,
     canary: f64,
     circuit: breaker::State,
     probe: f64,
@@ -94,9 +101,15 @@ pub struct Hurt {
     pub failed: u64,
     /// Of those, the ones that stable answered instead.
     pub answered: u64,
-    /// Failures by the share of users that was on the canary then, in ppm.
-    by_share: BTreeMap<u32, u64>,
+    /// The failures.
+    failures: Spell,
+    /// Signals of the canary.
+    pub signals: BTreeMap<Arc<str>, Spell>,
 }
+
+/// How often something happened, by the share of users that was on the canary then, in ppm.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Spell(BTreeMap<u32, u64>);
 
 /// Breakers compare arms over this time where a rule has no window of its own.
 const RECENT: Duration = Duration::from_secs(10);
@@ -122,11 +135,14 @@ impl Series {
             numbers: BTreeMap::new(),
             vitals: BTreeMap::new(),
             windows: windows(&rollout.plan),
-            shadowed: false,
+            copied: 0.0,
+            compared: rollout.diff.as_ref().map_or(0.0, |diff| share(diff.share.1)),
             trips: None,
             hurt: Hurt::default(),
             rules: rollout.plan.breaker.clone(),
             fallback: rollout.fallback != Fallback::Off,
+            shadow: rollout.shadow.as_ref().map_or(Weight::ZERO, |shadow| shadow.share),
+            totals: criteria(&rollout.plan).any(asks_total),
             canary: 0.0,
             circuit: breaker::State::Closed,
             probe: 0.0,
@@ -145,8 +161,8 @@ impl Series {
         let opens = breaker.filter(|breaker| breaker.rules().consecutive_errors > 0 && !breaker.stable_sick());
         self.run_length = opens.map(|breaker| breaker.rules().consecutive_errors.max(breaker.rules().min_units));
         (self.canary, self.circuit) = (canary, standing.breaker());
-        self.probe = standing.probe().map_or(0.0, |probe| f64::from(probe.ppm()) / 1e6);
-        self.shadowed = standing.stage().and_then(|stage| stage.shadow).is_some_and(|shadow| shadow.ppm() > 0);
+        self.probe = standing.probe().map_or(0.0, share);
+        self.copied = share(standing.stage().and_then(|stage| stage.shadow).unwrap_or(self.shadow));
         self.trips = breaker.map(|_| u64::from(standing.saved.breaker.trips));
     }
 
@@ -156,6 +172,11 @@ impl Series {
         self.arms.iter_mut().chain([&mut self.probes]).chain(self.parts.values_mut()).for_each(|of| of.mark(now));
         self.numbers.values_mut().for_each(|of| of.mark(now));
         self.vitals.values_mut().for_each(|of| of.mark(now));
+    }
+
+    /// The share of requests that is meant for the canary.
+    pub fn canary(&self) -> f64 {
+        self.canary
     }
 
     /// The length of the runs of failures that open the circuit now, and the share of requests they are made of.
@@ -213,10 +234,21 @@ impl Series {
             breaker::State::HalfOpen => (0, dice.hits(meant, self.probe)),
         };
         let [on_stable, on_canary] = &conduct.arms;
-        let stable = on_stable.answers(dice, came - to_canary - to_probe);
-        let canary = on_canary.answers(dice, to_canary);
-        let probes = on_canary.answers(dice, to_probe);
-        let failed = canary.failures() + probes.failures();
+        let stable = on_stable.answers(dice, came - to_canary - to_probe, self.totals);
+        let canary = on_canary.answers(dice, to_canary, self.totals);
+        let probes = on_canary.answers(dice, to_probe, self.totals);
+        let mut failed = canary.failures() + probes.failures();
+        for (key, behaviour) in &conduct.parts {
+            let whole = if key.0 == Arm::Stable { &stable } else { &canary };
+            if let Some(history) = self.parts.get_mut(key) {
+                let part = behaviour.answers(dice, whole.ended, self.totals);
+                // A part is counted as if all requests were its own, and none of them fails twice.
+                if key.0 == Arm::Canary {
+                    failed = failed.max(part.failures());
+                }
+                push(history, end, &part);
+            }
+        }
         let most = (FALLBACK_SHARE * came as f64).max(FALLBACKS_PER_S * seconds) as u64;
         let answered = if self.fallback { failed.min(most) } else { 0 };
         self.number(Number::Fallbacks, end, answered);
@@ -224,31 +256,28 @@ impl Series {
         for (arm, signal, rate) in &conduct.signals {
             let requests = if *arm == Arm::Stable { &stable } else { &canary }.ended;
             let count = dice.hits(requests, *rate);
+            if *arm == Arm::Canary {
+                self.hurt.signals.entry(Arc::clone(signal)).or_default().count(count, self.canary);
+            }
             self.number(Number::Signal(*arm, Arc::clone(signal)), end, count);
         }
         for (key, spread) in &conduct.vitals {
             let requests = if key.0 == Arm::Stable { &stable } else { &canary }.ended;
             let pages = dice.hits(requests, PAGES);
             let history = self.vitals.entry(*key).or_insert_with(|| History::new(end));
-            history.push(end, &spread.draw(dice, pages));
-        }
-        for (key, behaviour) in &conduct.parts {
-            let whole = if key.0 == Arm::Stable { &stable } else { &canary };
-            if let Some(history) = self.parts.get_mut(key) {
-                history.push(end, &behaviour.answers(dice, whole.ended));
-            }
+            push(history, end, &spread.draw(dice, pages));
         }
         self.hurt.count(to_canary + to_probe, failed, answered, self.canary);
         let on_it = (self.canary * users as f64).max(1.0) as u64;
         self.moved(&stable, &canary, &probes, on_it);
         let [of_stable, of_canary] = &mut self.arms;
-        of_stable.push(end, &stable);
-        of_canary.push(end, &canary);
-        self.probes.push(end, &probes);
+        push(of_stable, end, &stable);
+        push(of_canary, end, &canary);
+        push(&mut self.probes, end, &probes);
     }
 
     fn number(&mut self, number: Number, end: Time, count: u64) {
-        self.numbers.entry(number).or_insert_with(|| History::new(end)).push(end, &count);
+        push(self.numbers.entry(number).or_insert_with(|| History::new(end)), end, &count);
     }
 
     /// What the breaker will look at.
@@ -270,8 +299,8 @@ impl Series {
 }
 
 impl Behaviour {
-    /// How so many requests end.
-    pub fn answers(&self, dice: &mut Dice, requests: u64) -> Counts {
+    /// How so many requests end; how long whole answers take only if that is asked.
+    pub fn answers(&self, dice: &mut Dice, requests: u64, totals: bool) -> Counts {
         let mut counts = Counts { ended: requests, ..Counts::default() };
         if requests == 0 {
             return counts;
@@ -285,7 +314,9 @@ impl Behaviour {
         counts.errors[ErrorKind::Status as usize] = failed - timeouts;
         counts.errors[ErrorKind::Timeout as usize] = timeouts;
         counts.first_byte = self.first_byte.draw(dice, requests);
-        counts.total = counts.first_byte.clone();
+        if totals {
+            counts.total = counts.first_byte.clone();
+        }
         counts
     }
 }
@@ -295,26 +326,42 @@ impl Hurt {
         self.requests += requests;
         self.failed += failed;
         self.answered += answered;
-        if failed > 0 {
-            *self.by_share.entry((share * 1e6).round() as u32).or_default() += failed;
+        self.failures.count(failed, share);
+    }
+
+    /// Of so many users, those who met a failure.
+    pub fn users(&self, users: u64) -> u64 {
+        self.failures.users(users)
+    }
+}
+
+impl Spell {
+    fn count(&mut self, times: u64, share: f64) {
+        if times > 0 {
+            *self.0.entry((share * 1e6).round() as u32).or_default() += times;
         }
     }
 
-    /// Of so many users, those who met a failure, each failure being anyone's of those on the canary. Whoever was on the
-    /// canary at a small share still is at a larger one.
+    /// How often it happened.
+    pub fn times(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// Of so many users, those whom it happened to, each time being anyone's of those on the canary. Whoever was on the canary at
+    /// a small share still is at a larger one.
     pub fn users(&self, users: u64) -> u64 {
-        let (mut hurt, mut below) = (0.0, 0.0);
-        for share_ppm in self.by_share.keys() {
+        let (mut met, mut below) = (0.0, 0.0);
+        for share_ppm in self.0.keys() {
             let share = f64::from(*share_ppm) / 1e6;
-            let later = self.by_share.range(share_ppm..);
+            let later = self.0.range(share_ppm..);
             let each: f64 = later
-                .map(|(ppm, failed)| *failed as f64 / (f64::from((*ppm).max(1)) / 1e6 * users as f64).max(1.0))
+                .map(|(ppm, times)| *times as f64 / (f64::from((*ppm).max(1)) / 1e6 * users as f64).max(1.0))
                 .sum();
-            hurt += (share - below) * users as f64 * (1.0 - (-each).exp());
+            met += (share - below) * users as f64 * (1.0 - (-each).exp());
             below = share;
         }
-        let at_least = if self.failed > 0 { 1 } else { 0 };
-        (hurt.round() as u64).clamp(at_least, self.failed)
+        let times = self.times();
+        (met.round() as u64).clamp(times.min(1), times)
     }
 }
 
@@ -331,6 +378,27 @@ fn spread_out(slots: &mut Option<Box<UnitCounts>>, count: u64, users: u64) {
             *cell = cell.saturating_add(u32::try_from(own).unwrap_or(u32::MAX));
         }
     }
+}
+
+/// Counts what came up to `end`. Nothing is kept anywhere, so nothing waits to be.
+fn push<T: Counted>(history: &mut History<T>, end: Time, counts: &T) {
+    history.push(end, counts);
+    history.take_unsaved();
+}
+
+/// The criteria of all gates and triggers.
+fn criteria(plan: &Plan) -> impl Iterator<Item = &Criterion> {
+    let gates = plan.stages.list.iter().flat_map(|stage| &stage.gates).map(|gate| &gate.criterion);
+    gates.chain(plan.stages.triggers.iter().map(|trigger| &trigger.criterion))
+}
+
+fn asks_total(criterion: &Criterion) -> bool {
+    criterion.samples().iter().any(|sample| matches!(sample.metric, Metric::Total(_)))
+}
+
+/// A weight as a share.
+fn share(weight: Weight) -> f64 {
+    f64::from(weight.ppm()) / 1e6
 }
 
 /// The windows that gates, triggers, breaker and the look at stable after a rollback look at.

@@ -1,5 +1,6 @@
 //! What a rehearsal comes to, as plain data: what happened when, how each stage went, how each rollout ended.
 
+use super::usual::Usual;
 use crate::rollout::bucket::Weight;
 use crate::rollout::course::Verdict;
 use crate::rollout::report::Kind;
@@ -17,6 +18,10 @@ pub struct Story {
     pub took: Duration,
     /// How often the plans were looked at.
     pub looks: u64,
+    /// Values of queries that were chosen because nothing is said of them, as they came up.
+    pub usual: Vec<Usual>,
+    /// Rollouts that the config switches off (`enabled = false`), rehearsed as if it did not.
+    pub switched_on: Vec<Arc<str>>,
 }
 
 /// One thing that happened.
@@ -36,10 +41,16 @@ pub struct Happening {
     pub stage: Option<Arc<str>>,
     /// The weight after it.
     pub weight: Weight,
+    /// The share of users on the canary after it, by weight, cohorts and `requires`; breaker aside.
+    pub share: f64,
     /// Requests that had failed on the canary by then.
     pub failed: u64,
     /// Users who had met such a failure by then.
     pub users_hurt: u64,
+    /// Users on the canary right before.
+    pub users_exposed: u64,
+    /// Signals that had come from the canary by then.
+    pub signals: Vec<Met>,
     /// How often it was told again right after.
     pub again: u64,
 }
@@ -91,6 +102,8 @@ pub struct RolloutStory {
     pub ended: Duration,
     /// Why, where there is something to say.
     pub reason: Option<String>,
+    /// Options with which the gates would pass that hold it up.
+    pub hints: Vec<String>,
     /// Requests that its canary got.
     pub requests: u64,
     /// Of those, failures.
@@ -99,6 +112,19 @@ pub struct RolloutStory {
     pub answered: u64,
     /// Users who met a failure on the canary.
     pub users_hurt: u64,
+    /// Signals that came from the canary.
+    pub signals: Vec<Met>,
+}
+
+/// How often something was met on the canary, and by how many users.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Met {
+    /// The signal.
+    pub signal: Arc<str>,
+    /// Requests with it.
+    pub requests: u64,
+    /// Users of these.
+    pub users: u64,
 }
 
 /// How a rollout ends in a rehearsal.

@@ -6,13 +6,14 @@
 
 use super::assume::{Assumptions, Spots};
 use super::draw::{Dice, Spread};
-use super::series::{Behaviour, Conduct, Hurt, Series};
+use super::series::{Behaviour, Conduct, Hurt, Series, Spell};
+use super::story::Met;
 use crate::clock::Time;
 use crate::config::RolloutConfig;
 use crate::rollout::Arm;
 use crate::rollout::breaker::Measured;
 use crate::rollout::course::Asked;
-use crate::rollout::criterion::{Filter, Metric, Quantile, Reading};
+use crate::rollout::criterion::{Criterion, Filter, Metric, Origin, Quantile, Reading, Sample};
 use crate::rollout::histogram::Histogram;
 use crate::rollout::metrics::{self, Gauge, Seen, Sum};
 use crate::rollout::sample::Number;
@@ -42,6 +43,8 @@ pub struct World {
     pub now: Time,
     /// Where every rollout is.
     pub spots: Spots,
+    /// What queries say of which nothing is said.
+    pub usual: BTreeMap<Arc<str>, f64>,
     assumed: Assumptions,
     dice: Dice,
     /// A part of a request that has not come yet.
@@ -53,9 +56,26 @@ pub struct World {
 impl World {
     /// A world in which nothing has happened.
     pub fn new(rollouts: &[RolloutConfig], assumed: Assumptions) -> World {
-        let series = rollouts.iter().map(|rollout| (Arc::clone(&rollout.plan.name), Series::new(rollout, &assumed)));
+        // What nothing looks at is not counted: the weights of such a rollout are all there is to it.
+        let looked_at = |rollout: &&RolloutConfig| {
+            let plan = &rollout.plan;
+            plan.is_staged() || !plan.stages.triggers.is_empty() || plan.breaker.is_some()
+        };
+        let series = rollouts
+            .iter()
+            .filter(looked_at)
+            .map(|rollout| (Arc::clone(&rollout.plan.name), Series::new(rollout, &assumed)));
         let (now, dice, series) = (Time::default(), Dice::new(assumed.seed), series.collect());
-        World { now, spots: Spots::new(), assumed, dice, carry: 0.0, series, spreads: BTreeMap::new() }
+        World {
+            now,
+            spots: Spots::new(),
+            usual: BTreeMap::new(),
+            assumed,
+            dice,
+            carry: 0.0,
+            series,
+            spreads: BTreeMap::new(),
+        }
     }
 
     /// The moment at which an assumption changes next by itself.
@@ -91,12 +111,51 @@ impl World {
         (hurt, users)
     }
 
+    /// Users on the canary of a rollout, as it stood when that was noted last.
+    pub fn exposed(&self, rollout: &str) -> u64 {
+        let share = self.series.get(rollout).map_or(0.0, Series::canary);
+        (share * self.assumed.users as f64).round() as u64
+    }
+
+    /// The signals among what the canary has cost.
+    pub fn signals(&self, hurt: &Hurt) -> Vec<Met> {
+        let users = self.assumed.users;
+        let met = |(signal, spell): (&Arc<str>, &Spell)| Met {
+            signal: Arc::clone(signal),
+            requests: spell.times(),
+            users: spell.users(users),
+        };
+        hurt.signals.iter().map(met).filter(|met| met.requests > 0).collect()
+    }
+
     /// The value of a metric.
     pub fn reading(&self, rollout: &str, span: Span, asked: &Asked) -> Reading {
         match self.series.get(rollout) {
             Some(series) => metrics::reading(&Of { world: self, rollout, series, span }, asked),
             None => Reading::NoData("no such rollout".into()),
         }
+    }
+
+    /// Whether there is chance in what a criterion reads: what never or always happens, and what was said, does not waver.
+    pub fn wavers(&self, rollout: &str, criterion: &Criterion) -> bool {
+        let live = criterion.samples().into_iter().filter(|sample| *sample.origin == Origin::Live);
+        live.into_iter().any(|Sample { arm, metric, filter, .. }| {
+            let moment = (&self.spots, self.now);
+            let said = |arm, metric: &Metric| {
+                let of = |filter| self.assumed.of(rollout, arm, metric, filter, moment);
+                of(filter).or_else(|| of(None)).unwrap_or(0.0)
+            };
+            let errors = |arm| said(arm, &Metric::ErrorRate).max(said(arm, &Metric::TimeoutRate));
+            let rate = match metric {
+                Metric::ErrorRate | Metric::Rate5xx => errors(arm),
+                Metric::FallbackRate => errors(Arm::Canary),
+                Metric::TimeoutRate | Metric::Rate4xx | Metric::Signal(_) => said(arm, metric),
+                Metric::FirstByte(_) | Metric::Total(_) | Metric::Vital(..) => return true,
+                Metric::Share | Metric::BlockedRate | Metric::BreakerRate => return true,
+                _ => return false,
+            };
+            rate > 0.0 && rate < 1.0
+        })
     }
 
     /// Time goes on to `to`, or to the first run of failures that opens a circuit, if that comes before.
@@ -238,27 +297,44 @@ impl Seen for Of<'_> {
     }
 
     fn gauge(&self, gauge: Gauge<'_>) -> Reading {
-        let assumed = |said: Option<f64>, what: String| match said {
-            Some(value) => Reading::Value { value, samples: 1 },
-            None => Reading::NoData(format!("{what} is not assumed").into()),
-        };
+        let value = |value| Reading::Value { value, samples: 1 };
         match gauge {
-            Gauge::Query(name) => assumed(self.said(&Metric::Query(Arc::clone(name))), format!("query.{name}")),
-            Gauge::OwnMemory => assumed(self.said(&Metric::OwnMemory).or(Some(OWN_MEMORY)), String::new()),
-            Gauge::OwnCpu => assumed(self.said(&Metric::OwnCpu).or(Some(OWN_CPU)), String::new()),
+            Gauge::Query(name) => self.query(name),
+            Gauge::OwnMemory => value(self.said(&Metric::OwnMemory).unwrap_or(OWN_MEMORY)),
+            Gauge::OwnCpu => value(self.said(&Metric::OwnCpu).unwrap_or(OWN_CPU)),
             Gauge::Shadow(metric) => self.shadow(metric),
         }
     }
 }
 
 impl Of<'_> {
+    /// A query says what is assumed, else what its gates ask for.
+    fn query(&self, name: &Arc<str>) -> Reading {
+        let World { assumed, spots, usual, now, .. } = self.world;
+        let metric = Metric::Query(Arc::clone(name));
+        let value = match assumed.holding(self.rollout, Arm::Canary, &metric, None, (spots, *now)) {
+            Some(assumption) => assumption.value.ok_or("no data, as assumed"),
+            None => usual.get(name).copied().ok_or("nothing is assumed"),
+        };
+        match value {
+            Ok(value) => Reading::Value { value, samples: 1 },
+            Err(why) => Reading::NoData(why.into()),
+        }
+    }
+
     /// Copies fail and last as the canary does, and their answers do not differ, unless it is said otherwise.
     fn shadow(&self, metric: &Metric) -> Reading {
         let said = self.said(metric);
-        if !self.series.shadowed && said.is_none() {
+        let Series { copied, compared, .. } = *self.series;
+        if copied == 0.0 {
             return Reading::NoData("this stage mirrors nothing".into());
         }
+        if *metric == Metric::ShadowDiffRate && compared == 0.0 {
+            return Reading::NoData("answers are not compared".into());
+        }
+        let part = if *metric == Metric::ShadowDiffRate { copied * compared } else { copied };
         let stable = self.requests(Some(Arm::Stable), None).0.ended;
+        let copies = (stable as f64 * part).round() as u64;
         let World { assumed, spots, now, .. } = self.world;
         let of_canary = |metric: &Metric| assumed.of(self.rollout, Arm::Canary, metric, None, (spots, *now));
         let usual = match metric {
@@ -271,7 +347,8 @@ impl Of<'_> {
             }
             _ => 0.0,
         };
-        match stable {
+        match copies {
+            0 if *metric == Metric::ShadowDiffRate => Reading::NoData("nothing is compared yet".into()),
             0 => Reading::NoData("no copies".into()),
             samples => Reading::Value { value: said.unwrap_or(usual), samples },
         }
@@ -298,12 +375,18 @@ fn quantiles(said: &[Option<f64>]) -> [f64; 6] {
 fn slices(from: Time, to: Time, windows: &BTreeSet<Duration>) -> Vec<Time> {
     let mut cuts = BTreeSet::from([to]);
     if to.since(from) > Duration::from_secs(2) {
+        // As far back as a shorter window reaches it has cut finer already.
+        let mut finer = Duration::ZERO;
         for window in windows {
             let parts = if *window <= SHORT { SLICES_SHORT } else { SLICES };
-            for part in 0..parts {
-                let second = (to - *window * (parts - part) / parts).as_secs();
-                cuts.insert(Time::from_micros((second * 1_000_000).saturating_sub(1)));
+            for part in 1..=parts {
+                let back = *window * part / parts;
+                if back > finer {
+                    let second = (to - back).as_secs();
+                    cuts.insert(Time::from_micros((second * 1_000_000).saturating_sub(1)));
+                }
             }
+            finer = *window;
         }
     }
     cuts.into_iter().filter(|cut| *cut > from && *cut <= to).collect()
