@@ -165,6 +165,18 @@ fn a_gate_that_may_wait_for_ever_is_a_warning() {
 }
 
 #[test]
+fn nothing_follows_from_a_weight_that_cannot_be_read() {
+    check_added(
+        "[[rollouts.chat.stages]]\nname = \"one\"\nweight = \"10\"\ngates = [\"p95 < 1s\", \"share > 1%\"]\n\
+         [[rollouts.chat.stages]]\nname = \"two\"\nweight = \"20%\"\ngates = [\"p95 < stage(one)\"]\n\
+         [[rollouts.chat.triggers]]\nname = \"t\"\nwhen = \"p95 > 1s\"\naction = \"alert\"\nstages = [\"one\"]\n",
+        &[
+            "3:10 rollouts.chat.stages[0].weight: expected a share such as \"12.5%\", found \"10\" | did you mean \"10%\"?",
+        ],
+    );
+}
+
+#[test]
 fn a_plan_that_only_a_switch_has_emptied_is_not_refused() {
     let stage = "[[rollouts.chat.stages]]\nname = \"team\"\nweight = \"50%\"\ngates = [\"error_rate < 1%\"]\n";
     good(&format!("{}{stage}", BASE.replace("weight = \"10%\"", "weight = \"0%\"")));

@@ -93,7 +93,8 @@ fn stage(at: &At<'_>, spot: &Spot<raw::Stage>, before: &[Stage], context: &mut C
     let after = raw.after.as_ref().and_then(|after| self::after(at, after, context));
     let mut stage = Stage {
         name: raw.name.as_ref().map_or("", |name| &name.value).into(),
-        weight: raw.weight.as_ref().map_or(Weight::ZERO, |weight| weight.value),
+        // A stage without a readable weight goes no further than here; nothing must follow from what it is not.
+        weight: raw.weight.as_ref().map_or(UNREADABLE, |weight| weight.value),
         shadow: raw.shadow.as_ref().map(|shadow| shadow.value),
         min_duration,
         max_duration,
@@ -191,7 +192,7 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
         names::find(&format!("{key}.rollout"), "rollout", other, rollouts, context);
     }
     let held_for = raw.r#for.as_ref().map_or(Duration::ZERO, |spot| spot.value);
-    let stages = watched(at, raw, plan, context);
+    let stages = watched(at, raw, context);
     if let (Some(spot), Some(longest)) = (&raw.r#for, longest(plan, &stages))
         && held_for > longest
     {
@@ -237,8 +238,10 @@ fn trigger(at: &At<'_>, spot: &Spot<raw::Trigger>, plan: &Stages, context: &mut 
 }
 
 /// The stages in which a trigger is watched, those that exist.
-fn watched(at: &At<'_>, raw: &raw::Trigger, plan: &Stages, context: &mut Context<'_, '_>) -> Vec<Arc<str>> {
-    let known: Vec<&str> = plan.list.iter().map(|stage| &*stage.name).collect();
+fn watched(at: &At<'_>, raw: &raw::Trigger, context: &mut Context<'_, '_>) -> Vec<Arc<str>> {
+    // Also those with mistakes of their own.
+    let stages = at.raw.stages.iter().flat_map(|stages| &stages.value).filter_map(|stage| stage.value.name.as_ref());
+    let known: Vec<&str> = stages.map(|name| name.value.as_str()).collect();
     let mut named = Vec::new();
     for stage in raw.stages.iter().flat_map(|stages| &stages.value) {
         if known.contains(&stage.value.as_str()) {
@@ -303,6 +306,11 @@ fn once<'a>(
     }
 }
 
+/// Neither nobody nor everybody.
+const UNREADABLE: Weight = match Weight::from_percent(50) {
+    Some(half) => half,
+    None => Weight::FULL,
+};
 /// More stages than anyone steps through.
 const STAGES_MAX: usize = 64;
 /// All of them are evaluated at every look.

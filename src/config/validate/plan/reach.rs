@@ -31,7 +31,9 @@ pub fn never_known(sample: Sample<'_>, around: &Around<'_>, used: Use) -> Option
         Origin::Stage(name) => match around.before.iter().find(|stage| stage.name == *name) {
             Some(stage) => absent(sample, &[stage], around),
             None => {
+                // One whose weight cannot be read has its own problem.
                 let known = around.raw.stages.iter().flat_map(|stages| &stages.value);
+                let known = known.filter(|stage| stage.value.weight.is_some());
                 let exists = known.filter_map(|stage| stage.value.name.as_ref()).any(|known| *known.value == **name);
                 exists.then(|| format!("stage `{name}` ends no earlier"))
             }
