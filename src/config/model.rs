@@ -258,8 +258,10 @@ pub struct HttpServer {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// TLS with the system's authorities and the name it asks for, if the URL is `https://`.
+    /// TLS and the name it asks for, if the URL is `https://`.
     pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    /// The file of the authorities that are trusted; none are those of the system.
+    pub ca: Option<Arc<[u8]>>,
     /// The path of the URL; of a Prometheus server without a slash at its end.
     pub path: Secret,
     /// The parameters of the URL, without the question mark.
@@ -275,7 +277,7 @@ impl HttpServer {
             let authorization = of.authorization.as_ref().map(|secret| Arc::clone(&secret.0));
             (Arc::clone(&of.path.0), Arc::clone(&of.parameters.0), authorization)
         };
-        let place = |of: &HttpServer| (Arc::clone(&of.authority), of.tls.is_some());
+        let place = |of: &HttpServer| (Arc::clone(&of.authority), of.tls.is_some(), of.ca.clone());
         place(self) == place(other) && secrets(self) == secrets(other)
     }
 }

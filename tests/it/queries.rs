@@ -1,6 +1,7 @@
 //! Prometheus as a source: what it says is known, what it does not say harms nobody.
 
 use crate::harness::reply::Content;
+use crate::harness::tls::Certificate;
 use crate::harness::{Answer, Client, Config, Gate, Origin, Reply, Weir};
 use bytes::Bytes;
 
@@ -50,6 +51,41 @@ async fn a_servers_number_is_known_until_it_says_none() {
         weir.metrics_until("a value again", |metrics| metrics.sum(VALUE, &labels) == 1.0).await;
     }
     gate.open();
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn servers_with_certificates_of_a_private_authority_are_asked_and_told() {
+    let certificate = Certificate::new();
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let server = || Origin::start_tls("private", certificate.server(&["http/1.1"]));
+    let (prometheus, hook) = (server().await, server().await);
+    prometheus.script(|_| vector("7"));
+    let folder = crate::harness::weir::folder();
+    certificate.write(folder.path());
+    let tables = |ca: &str| {
+        format!(
+            "[queries.memory]\nurl = \"https://{}\"\n{ca}expr = \"up\"\ninterval = \"100ms\"\n\
+             [[notify]]\nkind = \"webhook\"\nurl = \"https://{}/hook\"\n{ca}",
+            prometheus.address, hook.address
+        )
+    };
+    let config = |ca: &str| Config::split(&legacy, &new).tables(&tables(ca));
+    let weir = Weir::start_in(folder, &config("ca = \"cert.pem\"\n")).await;
+    let labels = [("query", "memory")];
+    let metrics = weir.metrics_until("a value", |metrics| metrics.has(VALUE, &labels)).await;
+    assert_eq!(metrics.sum(VALUE, &labels), 7.0);
+    weir.command("/api/v1/rollouts/chat/kill", serde_json::json!({ "reason": "odd logs" })).await;
+    let sent = [("kind", "webhook"), ("result", "sent")];
+    weir.metrics_until("a webhook", |metrics| metrics.count("weir_notifications_total", &sent) == 1).await;
+    assert_eq!(hook.last().target, "/hook");
+    // The system's authorities have signed nothing of the kind.
+    weir.write_config(&config(""));
+    assert!(weir.reload_at_once().await);
+    weir.metrics_until("no value", |metrics| !metrics.has(VALUE, &labels)).await;
+    weir.write_config(&config("ca = \"key.pem\"\n"));
+    let refused = weir.reload().await;
+    assert!(refused.status != 200 && refused.text().contains("holds no PEM certificate"), "{}", refused.text());
     weir.stop().await;
 }
 

@@ -14,6 +14,8 @@ section! {
         url: [optional] Url,
         /// File with the URL, instead of `url`, where the URL is a secret.
         url_file: [optional] FilePath,
+        /// PEM file with the authorities that may sign its certificate. Default: those of the system.
+        ca: [optional] FilePath,
         /// File with a bearer token for `authorization`.
         token_file: [optional] FilePath,
         /// The token itself; only as an environment variable such as `WEIR__NOTIFY__0__TOKEN`.

@@ -1,6 +1,6 @@
 //! What criteria read besides the requests themselves: signals and queries, as they are written.
 
-use crate::config::decode::{Map, Spot, Url, section};
+use crate::config::decode::{FilePath, Map, Spot, Url, section};
 use std::time::Duration;
 
 section! {
@@ -30,6 +30,8 @@ section! {
     Query {
         /// The server.
         url: [required] Url,
+        /// PEM file with the authorities that may sign its certificate. Default: those of the system.
+        ca: [optional] FilePath,
         /// The query; its answer must be one number.
         expr: [required] String,
         /// Time between queries.

@@ -1,6 +1,6 @@
 //! Who is told of what happens: each target with its address, its secrets and what it asks for.
 
-use super::server::{Https, secret, server};
+use super::server::{Https, secret, server, trusted};
 use super::{Context, at_most, names};
 use crate::config::decode::{SecretText, Spot};
 use crate::config::digest;
@@ -70,7 +70,7 @@ fn target(
     };
     let timeout = span("timeout", &raw.timeout, TIMEOUT, TIMEOUT_MIN..=TIMEOUT_MAX);
     let max_age = span("max_age", &raw.max_age, MAX_AGE, MAX_AGE_MIN..=MAX_AGE_MAX);
-    let server = address(key, raw, https, context);
+    let server = trusted(key, raw.ca.as_ref(), https, context, |https, context| address(key, raw, https, context));
     let kind = match raw.kind.as_ref()?.value {
         raw::NotifyKind::Webhook => NotifyKind::Webhook,
         raw::NotifyKind::Slack => NotifyKind::Slack,

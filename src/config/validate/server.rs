@@ -1,6 +1,7 @@
 //! The HTTP servers that weir itself asks, from their URLs.
 
 use super::{Context, upstreams};
+use crate::config::decode::{FilePath, Spot};
 use crate::config::model::HttpServer;
 use crate::config::tls;
 use crate::config::tree::Place;
@@ -48,6 +49,33 @@ pub fn server(
     Some(server)
 }
 
+/// The same for a server whose certificate is signed by the authorities of a file, where one is named.
+pub fn trusted(
+    key: &str,
+    ca: Option<&Spot<FilePath>>,
+    https: &mut Https,
+    context: &mut Context<'_, '_>,
+    server: impl FnOnce(&mut Https, &mut Context<'_, '_>) -> Option<HttpServer>,
+) -> Option<HttpServer> {
+    let Some(ca) = ca else { return server(https, context) };
+    let file = context.file(&format!("{key}.ca"), ca);
+    let own = file.as_ref().map(|(path, bytes)| tls::client(Some(tls::Pem { path, bytes }), None, "http/1.1"));
+    let mut own = match own.transpose() {
+        Ok(own) => own,
+        Err(reason) => {
+            context.problems.error(ca.place, format!("{key}.ca: {reason}"));
+            None
+        }
+    };
+    let readable = own.is_some();
+    let mut found = server(if readable { &mut own } else { https }, context)?;
+    if found.tls.is_none() {
+        context.problems.error(ca.place, format!("{key}.ca: has no effect without `https://`"));
+    }
+    found.ca = file.filter(|_| readable).map(|(_, bytes)| bytes.into());
+    Some(found)
+}
+
 /// The parts of a URL, and whether it asks for TLS; none if it is not the URL of a server.
 fn parts(url: &str) -> Option<(bool, HttpServer)> {
     let uri: Uri = url.parse().ok()?;
@@ -74,6 +102,7 @@ fn parts(url: &str) -> Option<(bool, HttpServer)> {
         host: bare.unwrap_or(&host).to_owned(),
         port,
         tls: None,
+        ca: None,
         path: secret(uri.path()),
         parameters: secret(uri.query().unwrap_or_default()),
         authorization,

@@ -1,6 +1,6 @@
 //! What criteria read besides the requests themselves: signals and Prometheus queries.
 
-use super::server::{Https, server};
+use super::server::{Https, server, trusted};
 use super::{Context, at_most, names, rollouts};
 use crate::config::decode::Spot;
 use crate::config::model::{QueryConfig, RouteConfig};
@@ -104,7 +104,9 @@ fn query(name: &str, raw: &raw::Query, https: &mut Https, context: &mut Context<
         context.problems.error(expr.place, format!("{key}.expr: asks for nothing"));
     }
     let url = raw.url.as_ref()?;
-    let server = server(&format!("{key}.url"), &url.value.0, url.place, "http://127.0.0.1:9090", https, context)?;
+    let server = trusted(&key, raw.ca.as_ref(), https, context, |https, context| {
+        server(&format!("{key}.url"), &url.value.0, url.place, "http://127.0.0.1:9090", https, context)
+    })?;
     let expr = raw.expr.as_ref()?.value.trim().to_owned();
     Some(QueryConfig { name: name.into(), server, expr, interval, timeout, max_age })
 }

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 fn config(key: &str) -> NotifyConfig {
     let secret = |text: &str| Secret(Arc::from(text.as_bytes()));
     let server = HttpServer {
+        ca: None,
         // A port that nothing listens on: an address of documentation would hang.
         authority: "127.0.0.1:1".into(),
         host: "127.0.0.1".into(),

@@ -83,6 +83,7 @@ impl Prometheus {
 
     fn server(&self) -> HttpServer {
         HttpServer {
+            ca: None,
             authority: format!("127.0.0.1:{}", self.port).into(),
             host: "127.0.0.1".into(),
             port: self.port,
