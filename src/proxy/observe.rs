@@ -161,6 +161,7 @@ impl Observation {
     /// So many bytes of the answer's body went out.
     pub fn sent(&mut self, bytes: u64) {
         self.bytes_out = self.bytes_out.saturating_add(bytes);
+        self.worker.long_copies.earn(bytes);
     }
 
     /// So many bytes of the request's body went to the upstream, in all.

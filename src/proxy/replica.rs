@@ -26,6 +26,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -144,15 +145,34 @@ impl Drop for Hold {
     }
 }
 
-/// Turns for those copies of a worker that read long answers: one a millisecond, in the order in which they asked. What a worker
-/// reads of such answers is some 32 MiB a second then, a few percent of its time, whatever the canary sends.
+/// Turns for those copies of a worker that read long answers, in the order in which they asked. What a worker reads of such
+/// answers is at most as much as clients got meanwhile, so that copies of a service with long answers keep up, and some 32
+/// MiB a second besides, a few percent of its time, whatever the canary sends.
 #[derive(Default)]
-pub struct LongCopies(tokio::sync::Mutex<()>);
+pub struct LongCopies {
+    turn: tokio::sync::Mutex<()>,
+    /// Bytes that may be read at once.
+    credit: Cell<u64>,
+}
 
 impl LongCopies {
-    async fn turn(&self) {
-        let _turn = self.0.lock().await;
-        tokio::time::sleep(TURN).await;
+    /// A client got so many bytes of an answer.
+    pub fn earn(&self, bytes: u64) {
+        self.credit.set(self.credit.get().saturating_add(bytes).min(CREDIT_BYTES_MAX));
+    }
+
+    /// Waits until so many bytes may be read; others run in between in any case.
+    async fn turn(&self, bytes: u64) {
+        let _turn = self.turn.lock().await;
+        let bytes = bytes.min(CREDIT_BYTES_MAX);
+        loop {
+            if let Some(left) = self.credit.get().checked_sub(bytes) {
+                self.credit.set(left);
+                return tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(TURN).await;
+            self.earn(PIECE_BYTES as u64);
+        }
     }
 }
 
@@ -354,7 +374,7 @@ async fn read(worker: &Worker, mut answer: forward::Answer, seen: &mut Seen, mut
         return End::Complete;
     }
     let most = capture.as_ref().map_or(0, Capture::most).max(ANSWER_BYTES_MAX);
-    let (mut bytes, mut read_at_once) = (0_usize, AT_ONCE_BYTES);
+    let (mut bytes, mut paid, mut next_turn) = (0_usize, AT_ONCE_BYTES, AT_ONCE_BYTES);
     while let Some(frame) = poll_fn(|cx| answer.flow.poll_frame(cx)).await {
         let frame = match frame {
             Ok(frame) => frame,
@@ -371,10 +391,11 @@ async fn read(worker: &Worker, mut answer: forward::Answer, seen: &mut Seen, mut
             capture.into_iter().for_each(Capture::finish);
             return End::Complete;
         }
-        if bytes > read_at_once {
-            read_at_once = bytes.saturating_add(PIECE_BYTES);
+        if bytes > next_turn {
+            let unpaid = bytes.saturating_sub(paid);
+            (paid, next_turn) = (bytes, bytes.saturating_add(PIECE_BYTES));
             seen.waits = true;
-            worker.long_copies.turn().await;
+            worker.long_copies.turn(unpaid as u64).await;
             seen.waits = false;
         }
     }
@@ -391,7 +412,9 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const AT_ONCE_BYTES: usize = 64 * 1024;
 /// Bytes of a longer one that are read in a turn.
 const PIECE_BYTES: usize = 32 * 1024;
-/// Between two turns.
+/// Bytes that are earned ahead; a frame that has more is paid with as much.
+const CREDIT_BYTES_MAX: u64 = 1024 * 1024;
+/// How long it takes to earn a piece while clients get nothing.
 const TURN: Duration = Duration::from_millis(1);
 /// How long a connection was idle whose upstream may have closed it for that: the shortest limits in use are some seconds.
 const IDLE_MIN: Duration = Duration::from_secs(1);
@@ -399,6 +422,27 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn what_clients_got_may_be_read_without_a_pause_and_no_more() {
+        let turns = LongCopies::default();
+        turns.earn(100);
+        let mut context = Context::from_waker(Waker::noop());
+        // Others run in between, then it goes on.
+        let mut paid = std::pin::pin!(turns.turn(100));
+        while paid.as_mut().poll(&mut context).is_pending() {}
+        assert_eq!(turns.credit.get(), 0);
+        turns.earn(u64::MAX);
+        assert_eq!(turns.credit.get(), CREDIT_BYTES_MAX, "a long time without copies is no licence");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            turns.turn(CREDIT_BYTES_MAX + 3 * PIECE_BYTES as u64).await;
+            assert_eq!(turns.credit.get(), 0, "a frame of any length is paid with what there can be");
+            turns.turn(PIECE_BYTES as u64 + 1).await;
+            assert_eq!(turns.credit.get(), PIECE_BYTES as u64 - 1, "nobody earned anything, so it took two pauses");
+        });
+    }
 
     #[test]
     fn a_connection_closed_under_a_copy_is_stale_only_if_it_had_been_idle_or_nothing_was_sent() {
