@@ -229,7 +229,10 @@ impl EndpointPool {
         let before = idle.len();
         idle.retain_mut(|link| link.is_fresh(now, idle_timeout, lifetime) && link.is_quiet());
         self.count_idle(before, idle.len());
-        self.shared.borrow_mut().retain(|shared| shared.is_usable(now, lifetime) || shared.in_flight() > 0);
+        self.shared.borrow_mut().retain(|shared| {
+            let over = shared.is_idle(now, idle_timeout) || !shared.is_usable(now, lifetime);
+            !over || shared.in_flight() > 0
+        });
     }
 
     fn close_idle(&self) {

@@ -40,6 +40,8 @@ pub struct Shared {
     /// Asked how many streams the upstream allows at once; it belongs to its task.
     connection: Weak<RefCell<Connection>>,
     born: Time,
+    /// When it was first seen without a request since the last one.
+    idle_since: Cell<Option<Time>>,
 }
 
 impl Shared {
@@ -49,17 +51,29 @@ impl Shared {
         let streams = Rc::<Streams>::default();
         let opened = handshake(io, place, limits, &streams).await;
         let (sender, connection) = opened.map_err(|_| Fault::Failed(ErrorKind::Protocol))?;
-        Ok(Shared { sender, streams, connection, born: now })
+        Ok(Shared { sender, streams, connection, born: now, idle_since: Cell::new(None) })
     }
 
     /// A place for one request on it.
     pub fn stream(&self) -> (http2::SendRequest<Upload>, Stream) {
+        self.idle_since.set(None);
         (self.sender.clone(), Stream::begin(&self.streams))
     }
 
     /// Whether that stream is one of its own.
     pub fn carries(&self, stream: &Stream) -> bool {
         Rc::ptr_eq(&self.streams, &stream.0)
+    }
+
+    /// Whether it has been seen without a request for that long, by looks that are made now and then.
+    pub fn is_idle(&self, now: Time, idle_timeout: Duration) -> bool {
+        if self.in_flight() > 0 {
+            self.idle_since.set(None);
+            return false;
+        }
+        let since = self.idle_since.get().unwrap_or(now);
+        self.idle_since.set(Some(since));
+        now.since(since) >= idle_timeout
     }
 
     /// Whether it takes further requests.

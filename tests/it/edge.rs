@@ -9,7 +9,7 @@ use crate::harness::tls::Certificate;
 use crate::harness::wait::eventually;
 use crate::harness::weir::folder;
 use crate::harness::{Answer, Client, Config, Gate, Origin, RawClient, Reply, Step, Weir, soon};
-use crate::overload::holding;
+use crate::overload::{holding, limited};
 use crate::process::Process;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -310,4 +310,51 @@ async fn a_second_signal_ends_it_at_once() {
     process.signal("-TERM");
     assert_eq!(process.exit_code().await, Some(0));
     gate.open();
+}
+
+#[tokio::test]
+async fn an_upstream_connection_ends_when_it_is_old_or_idle() {
+    let origin = Origin::start("new").await;
+    for limit in ["upstream_max_lifetime = \"100ms\"", "upstream_idle = \"100ms\""] {
+        for http2_up in [false, true] {
+            let config = limited(&origin, limit).upstreams(if http2_up { "protocol = \"h2\"" } else { "" });
+            let weir = Weir::start(&config).await;
+            let mut client = Client::http1(weir.address).await;
+            assert_eq!(client.get("/", UNIT).await.status, 200);
+            let first = origin.last().connection;
+            if limit.starts_with("upstream_idle") {
+                origin.until("the end of the idle connection", |state| state.open == 0).await;
+            }
+            let client = &mut client;
+            eventually("another connection", async || {
+                assert_eq!(client.get("/", UNIT).await.status, 200);
+                (origin.last().connection != first).then_some(())
+            })
+            .await;
+            weir.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_accepts_and_shakes_no_hands_is_given_up_within_the_time_for_connecting() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = silent.local_addr().expect("it is bound");
+    let accepting = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            kept.push(stream);
+        }
+    });
+    let folder = folder();
+    Certificate::new().write(folder.path());
+    let endpoint = format!("https://localhost:{}", address.port());
+    let config = Config::to(&endpoint, &endpoint)
+        .upstreams("connect_timeout = \"200ms\"\ntls = { ca = \"cert.pem\" }")
+        .weight("100%");
+    let weir = Weir::start_in(folder, &config).await;
+    let got = Client::http1(weir.address).await.get("/", UNIT).await;
+    assert!(matches!(got.status, 502 | 503), "{}", got.status);
+    accepting.abort();
+    weir.stop().await;
 }
