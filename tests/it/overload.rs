@@ -366,7 +366,9 @@ async fn without_descriptors_it_turns_connections_away_blames_no_arm_and_recover
     let origin = Origin::start("new").await;
     let folder = folder();
     let file = folder.path().join("weir.toml");
-    let config = limited(&origin, "max_connections = 10000\nmax_connections_per_ip = \"off\"").workers(1);
+    let config =
+        limited(&origin, "max_connections = 10000\nfirst_byte_timeout = \"60s\"\nmax_connections_per_ip = \"off\"")
+            .workers(1);
     std::fs::write(&file, config.to_string()).expect("the folder is ours");
     let free = || {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
