@@ -361,11 +361,14 @@ fn is_traceparent(value: &[u8]) -> bool {
 
 /// 32 hexadecimal digits.
 pub fn hexadecimal(value: u128) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [b'0'; 32];
-    let digits = value.to_be_bytes().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    for (place, digit) in text.iter_mut().zip(digits) {
-        *place = DIGITS.get(usize::from(digit)).copied().unwrap_or(b'0');
+    /// From ten on a digit is a letter.
+    const LETTERS: u8 = b'a' - 10;
+    let mut text = [0; 32];
+    for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(value.to_be_bytes()) {
+        *pair = [byte >> 4, byte & 15];
+    }
+    for digit in &mut text {
+        *digit = digit.wrapping_add(if *digit < 10 { b'0' } else { LETTERS });
     }
     text
 }
