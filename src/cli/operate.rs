@@ -3,6 +3,7 @@
 use super::args::{Global, Kill, Note, Reload, Revive, Weight};
 use super::client::{Client, encode};
 use super::console::Console;
+use super::plan;
 use super::render::{self, Tone};
 use super::stop::{Outcome, Stop};
 use crate::admin::view;
@@ -93,7 +94,7 @@ pub fn revive(console: &mut Console, global: &Global, arguments: &Revive) -> Out
     let name = render::clean(&rollout.name);
     let said = match &arguments.cohort {
         Some(cohort) => format!("{name}: cohort {} is on", render::clean(cohort)),
-        None => format!("{name}: {} at weight {}", render::clean(&rollout.state), render::share(rollout.weight_ppm)),
+        None => format!("{name}: {}", plan::stands(&rollout)),
     };
     console.print(global, &answer.text, || Ok(said + "\n"))
 }

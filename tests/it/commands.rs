@@ -267,7 +267,7 @@ async fn a_rollback_goes_as_far_as_asked_and_outlives_a_restart() {
         assert!(ran.code == 1 && ran.err.contains("the rollout is rolled back"), "{refused}: {ran:?}");
     }
     let revived = said(&weir, "revive chat").await;
-    assert!(revived.contains("running at weight 90%"), "{revived}");
+    assert!(revived.starts_with("chat: stage most ") && revived.contains(" at 90%; "), "{revived}");
     assert!(on_canary(&weir).await > 70);
     let trail = weir.view("/api/v1/events?since=0").await;
     let told = trail["events"].as_array().expect("a list").iter().filter(|event| event["kind"] == "rollback");
