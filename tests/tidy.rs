@@ -268,6 +268,19 @@ fn no_text_speaks_of_one_machine_or_ticket() {
 }
 
 #[test]
+fn the_top_level_holds_only_what_belongs_there() {
+    let folders = ["benches", "config", "fuzz", "load-tests", "src", "tests"];
+    let files = ["ARCHITECTURE.md", "CHANGELOG.md", "Cargo.lock", "Cargo.toml", "Dockerfile", "LICENSE", "README.md"];
+    let checks = ["SECURITY.md", "clippy.toml", "deny.toml", "rustfmt.toml"];
+    let known = |name: &str| name.starts_with('.') || [&folders[..], &files, &checks].concat().contains(&name);
+    // A release's archive has no history to ask, and only what was committed can have come in by mistake.
+    let Ok(listed) = Command::new("git").args(["ls-files"]).current_dir(repository()).output() else { return };
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let top = listed.lines().filter_map(|path| path.split('/').next());
+    none(top.filter(|name| !known(name)).map(|name| format!("{name}: does not belong at the top level")).collect());
+}
+
+#[test]
 fn links_lead_somewhere() {
     let mut wrong = Vec::new();
     for (path, text) in texts().into_iter().filter(|(path, _)| path.ends_with(".md")) {
