@@ -1,12 +1,13 @@
 //! The paths of the admin API: take a request apart, ask the control plane or the published snapshot, answer in the
 //! forms of `view`. It decides nothing itself; `explain` and `/flags` call the data plane's own function.
 
-use super::auth::Auth;
+use super::auth::{Auth, Role};
 use super::body::{Fields, Query};
 use super::failure::Failure;
 use super::health;
 use super::question::Question;
-use super::{baseline, report, signal, steer, view};
+use super::stream::{self, Feed};
+use super::{baseline, history, report, signal, steer, view};
 use crate::config::hint;
 use crate::control::{Denied, Handle};
 use crate::rollout::assign::UnitAsker;
@@ -26,7 +27,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// All paths, with the guards around them.
-pub fn router(handle: Handle, auth: Auth) -> Router {
+pub fn router(handle: Handle, auth: Auth, feed: Feed) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -38,6 +39,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts/{name}/validate", get(steer::validate))
         .route("/api/v1/rollouts/{name}/baseline", get(baseline::get).post(baseline::post))
         .route("/api/v1/rollouts/{name}/incidents", get(incidents))
+        .route("/api/v1/rollouts/{name}/history", get(history::get))
         .route("/api/v1/rollouts/{name}/report", get(report))
         .route("/api/v1/rollouts/{name}/diff", get(diff))
         .route("/api/v1/rollouts/{name}/weight", post(weight))
@@ -46,6 +48,7 @@ pub fn router(handle: Handle, auth: Auth) -> Router {
         .route("/api/v1/rollouts/{name}/revive", post(revive))
         .route("/api/v1/upstreams", get(upstreams))
         .route("/api/v1/events", get(events))
+        .route("/api/v1/stream", get(stream::get).layer(Extension(feed)))
         .route("/api/v1/config", get(config))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/signals/{name}", post(signal::post))
@@ -145,7 +148,7 @@ async fn report(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
         },
         Some(_) => return Err(Failure::field("format", "expected `md`, `html` or `json`")),
     };
-    match handle.review(&name, since).await {
+    match handle.review(&name, Some(since)).await {
         Ok(dossier) => {
             let diff = handle.diff(&name, DIFF_SAMPLES, None).await.ok();
             let diff = diff.map(|comparison| view::Diff::of(&name, &comparison));
@@ -263,11 +266,13 @@ async fn no_such_method(method: Method, uri: Uri) -> Failure {
 /// Lets in whom `Auth` lets in.
 async fn guard(State(auth): State<Auth>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    if let Err(failure) = auth.check(&parts) {
-        return failure.into_response();
+    match auth.check(&parts) {
+        Err(failure) => return failure.into_response(),
+        Ok(role) => {
+            parts.extensions.insert(MayKnow(role.is_some()));
+            parts.extensions.insert(role.unwrap_or(Role::Read));
+        }
     }
-    let may_know = MayKnow(auth.knows_token(&parts));
-    parts.extensions.insert(may_know);
     next.run(Request::from_parts(parts, body)).await
 }
 
@@ -315,7 +320,8 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     Failure::new(StatusCode::NOT_FOUND, message)
 }
 
-fn unknown_rollout<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
+/// There is none of that name, and what was probably meant.
+pub fn unknown_rollout<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     unknown("rollout", name, known)
 }
 

@@ -12,10 +12,31 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderName, StatusCode, header};
 use std::net::{IpAddr, SocketAddr};
 
+/// What whoever asks may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Look.
+    Read,
+    /// Look and act.
+    Operate,
+}
+
+impl Role {
+    /// The word of the contract.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Role::Read => "read",
+            Role::Operate => "operate",
+        }
+    }
+}
+
 /// The rule by which requests to the admin address are let in.
 #[derive(Clone, Debug)]
 pub struct Auth {
     token: Option<Secret>,
+    /// Another token, with which one may look.
+    read_token: Option<Secret>,
     /// Whether only loopback names are let in: where a browser could come in without a token.
     own_names_only: bool,
 }
@@ -23,23 +44,40 @@ pub struct Auth {
 impl Auth {
     /// For a unix socket, whose file mode already says who may connect. A token is asked for if there is one.
     pub fn unix(token: Option<Secret>) -> Auth {
-        Auth { token, own_names_only: false }
+        Auth { token, read_token: None, own_names_only: false }
     }
 
     /// For a TCP address. None if it can be reached from elsewhere and there is no token: such a server must not start.
     pub fn tcp(address: SocketAddr, token: Option<Secret>) -> Option<Auth> {
         let own_names_only = token.is_none();
-        (token.is_some() || address.ip().to_canonical().is_loopback()).then_some(Auth { token, own_names_only })
+        (token.is_some() || address.ip().to_canonical().is_loopback()).then_some(Auth {
+            token,
+            read_token: None,
+            own_names_only,
+        })
     }
 
-    /// Lets a request in, or says why not. Only the two probes need no token.
-    pub fn check(&self, request: &Parts) -> Result<(), Failure> {
+    /// The same rule, and whoever has this token may look.
+    #[must_use]
+    pub fn with_reader(self, read_token: Option<Secret>) -> Auth {
+        Auth { read_token, ..self }
+    }
+
+    /// Lets a request in, or says why not. Only the probes need no token: who asks without one has no role.
+    pub fn check(&self, request: &Parts) -> Result<Option<Role>, Failure> {
         self.check_host(request)?;
-        if !request.method.is_safe() {
+        let (safe, role) = (request.method.is_safe(), self.role(request));
+        if !safe {
             check_origin(request)?;
         }
-        if PROBES.contains(&request.uri.path()) || self.knows_token(request) {
-            return Ok(());
+        match role {
+            Some(Role::Read) if !safe => {
+                let message = "this token may look and not act: use the one of `token_file`";
+                return Err(Failure::new(StatusCode::FORBIDDEN, message));
+            }
+            Some(_) => return Ok(role),
+            None if safe && OPEN.contains(&request.uri.path()) => return Ok(None),
+            None => {}
         }
         let message = match request.headers.contains_key(header::AUTHORIZATION) {
             true => "the bearer token is not the one of this address",
@@ -48,11 +86,15 @@ impl Auth {
         Err(Failure::new(StatusCode::UNAUTHORIZED, message))
     }
 
-    /// Whether the request may see what only operators should: always, unless a token is asked for and missing.
-    pub fn knows_token(&self, request: &Parts) -> bool {
-        let Some(Secret(token)) = &self.token else { return true };
-        let given = request.headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        given.is_some_and(|given| verify_slices_are_equal(given, token).is_ok())
+    /// What who asks may do: anything, unless a token is asked for.
+    pub fn role(&self, request: &Parts) -> Option<Role> {
+        let Some(token) = &self.token else { return Some(Role::Operate) };
+        let given = request.headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()))?;
+        let is = |token: &Secret| verify_slices_are_equal(given, &token.0).is_ok();
+        match is(token) {
+            true => Some(Role::Operate),
+            false => self.read_token.as_ref().is_some_and(is).then_some(Role::Read),
+        }
     }
 
     fn check_host(&self, request: &Parts) -> Result<(), Failure> {
@@ -82,6 +124,13 @@ fn check_origin(request: &Parts) -> Result<(), Failure> {
     if foreign {
         return Err(Failure::new(StatusCode::FORBIDDEN, "changes are not taken from pages of other sites"));
     }
+    // A form of another site can send three types of bodies without asking first; this is none of them.
+    let is_browser = request.headers.contains_key(header::ORIGIN) || request.headers.contains_key(SEC_FETCH_SITE);
+    let kind = text(&header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    if is_browser && !kind.trim().eq_ignore_ascii_case("application/json") {
+        let message = "changes from a browser are `application/json`";
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
     Ok(())
 }
 
@@ -106,7 +155,7 @@ fn is_own_name(host: &str) -> bool {
 }
 
 /// Orchestrators ask these without credentials; what they say beyond yes and no is kept back.
-const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -124,7 +173,7 @@ mod tests {
     }
 
     fn status(auth: &Auth, method: Method, path: &str, headers: &[(&str, &str)]) -> u16 {
-        auth.check(&request(method, path, headers)).map_or_else(|failure| failure.status.as_u16(), |()| 200)
+        auth.check(&request(method, path, headers)).map_or_else(|failure| failure.status.as_u16(), |_| 200)
     }
 
     fn loopback() -> Auth {
@@ -156,7 +205,26 @@ mod tests {
             assert_eq!(with(wrong), 401, "{wrong}");
         }
         assert_eq!(status(&auth, Method::GET, "/readyz", &[]), 200);
-        assert!(!auth.knows_token(&request(Method::GET, "/readyz", &[])));
+        assert_eq!(auth.role(&request(Method::GET, "/readyz", &[])), None);
+    }
+
+    #[test]
+    fn who_may_look_may_not_act() {
+        let secret = |text: &str| Some(Secret(text.as_bytes().into()));
+        let auth = Auth::tcp("0.0.0.0:9900".parse().unwrap(), secret("operate-operate-")).unwrap();
+        let auth = auth.with_reader(secret("read-read-read-r"));
+        let with = |method: Method, token: &str| {
+            status(&auth, method, "/api/v1/rollouts/chat/kill", &[("authorization", &format!("Bearer {token}"))])
+        };
+        assert_eq!((with(Method::GET, "read-read-read-r"), with(Method::POST, "read-read-read-r")), (200, 403));
+        assert_eq!((with(Method::GET, "operate-operate-"), with(Method::POST, "operate-operate-")), (200, 200));
+        assert_eq!((with(Method::GET, "read-read-read-x"), with(Method::POST, "")), (401, 401));
+        for open in ["/readyz", "/healthz"] {
+            assert_eq!(status(&auth, Method::GET, open, &[]), 200, "{open}");
+            assert_eq!(status(&auth, Method::POST, open, &[]), 401, "{open}");
+        }
+        assert_eq!(auth.role(&request(Method::GET, "/", &[])), None);
+        assert_eq!(loopback().with_reader(secret("x")).role(&request(Method::GET, "/", &[])), Some(Role::Operate));
     }
 
     #[test]
@@ -167,9 +235,16 @@ mod tests {
             all.extend_from_slice(headers);
             status(&auth, Method::POST, "/api/v1/reload", &all)
         };
+        let json = ("content-type", "application/json");
         assert_eq!(post(&[]), 200);
-        assert_eq!(post(&[("origin", "http://127.0.0.1:9900")]), 200);
-        assert_eq!(post(&[("sec-fetch-site", "same-origin")]), 200);
+        assert_eq!(post(&[("content-type", "application/x-www-form-urlencoded")]), 200, "curl -d");
+        assert_eq!(post(&[("origin", "http://127.0.0.1:9900"), json]), 200);
+        assert_eq!(post(&[("sec-fetch-site", "same-origin"), json]), 200);
+        for form in ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain", "", "application/jsonp"]
+        {
+            assert_eq!(post(&[("sec-fetch-site", "same-origin"), ("content-type", form)]), 415, "{form}");
+        }
+        assert_eq!(post(&[("origin", "https://evil.example"), json]), 403);
         assert_eq!(post(&[("origin", "https://evil.example")]), 403);
         assert_eq!(post(&[("origin", "null")]), 403);
         assert_eq!(post(&[("sec-fetch-site", "cross-site")]), 403);

@@ -1,9 +1,11 @@
-//! Line charts as inline SVG: one figure per quantity, both arms in it, with marks for what happened.
+//! Line charts as SVG: one figure per quantity, both arms in it, with marks for what happened. A `Drawing` has everything worked
+//! out; the report writes it as HTML, the page builds the same elements from its JSON.
 //!
 //! No scripts and no fonts of its own; colours come from the page's CSS by class, so light and dark follow the reader. A chart has
 //! a title and a description for those who cannot see it, and the page shows its numbers as a table. It knows nothing of rollouts.
 
 use crate::clock::Wall;
+use serde::Serialize;
 use std::fmt::Write;
 
 /// One chart.
@@ -51,6 +53,50 @@ pub struct Mark {
     pub class: &'static str,
     /// What, for a pointer that rests on it.
     pub text: String,
+    /// The same in a word, written where there is room.
+    pub label: String,
+}
+
+/// A chart as it is to be seen: lines in a picture of `WIDTH` by `HEIGHT`, words around it by percent of its sides.
+#[derive(Clone, Debug, Serialize)]
+pub struct Drawing {
+    id: String,
+    title: String,
+    description: String,
+    width: f64,
+    height: f64,
+    lines: Vec<DrawnLine>,
+    /// Heights of the lines of the grid.
+    grid: Vec<f64>,
+    y: Vec<Word>,
+    x: Vec<Word>,
+    marks: Vec<DrawnMark>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct DrawnLine {
+    name: String,
+    class: String,
+    path: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct DrawnMark {
+    x: f64,
+    class: &'static str,
+    text: String,
+    /// None where there is no room.
+    label: Option<Word>,
+}
+
+/// A word beside a picture.
+#[derive(Clone, Debug, Serialize)]
+struct Word {
+    /// From the left or from the bottom, in percent.
+    at: f64,
+    text: String,
+    /// How it lies there.
+    class: &'static str,
 }
 
 /// How values are written.
@@ -69,6 +115,8 @@ pub enum Unit {
 /// it as text of the page, so that they keep their size.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 200.0;
+/// The width of a letter of a mark's word where a chart is as narrow as on a phone, in percent of it.
+const LETTER_PERCENT: f64 = 2.1;
 /// Lines of the grid, more or less.
 const GRID: f64 = 4.0;
 /// Lines of the grid that a scale can ask for.
@@ -82,61 +130,48 @@ impl Chart<'_> {
 
     /// The figure: legend and picture.
     pub fn html(&self) -> String {
-        let mut out = String::new();
-        let (id, title) = (escape(self.id), escape(self.title));
-        let _ = writeln!(out, "<figure class=\"chart\" id=\"{id}\">\n<figcaption>{title}<span class=\"legend\">");
-        for line in &self.lines {
-            let _ = writeln!(
-                out,
-                "<span><svg width=\"22\" height=\"8\" aria-hidden=\"true\"><path class=\"line {}\" d=\"M1 4H21\"/></svg>{}</span>",
-                escape(line.class),
-                escape(line.name)
-            );
-        }
-        out.push_str("</span></figcaption>\n");
-        self.picture(&mut out, &id, &title);
-        out.push_str("</figure>\n");
-        out
+        self.drawing().html()
     }
 
-    fn picture(&self, out: &mut String, id: &str, title: &str) {
-        let _ = writeln!(
-            out,
-            "<div class=\"plot\">\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" \
-             aria-labelledby=\"{id}-t {id}-d\"><title id=\"{id}-t\">{title}</title><desc id=\"{id}-d\">{}</desc>",
-            escape(&self.description)
-        );
+    /// Everything worked out.
+    pub fn drawing(&self) -> Drawing {
         let (top, step) = self.scale();
-        let values: Vec<f64> = (0..=GRID_MAX).map(|line| f64::from(line) * step).collect();
-        let values = values.into_iter().take_while(|value| *value <= top + step / 2.0);
-        for value in values.clone() {
-            let _ = writeln!(out, "<path class=\"grid\" d=\"M0 {:.1}H{WIDTH}\"/>", y_of(value, top));
+        let values = (0..=GRID_MAX).map(|line| f64::from(line) * step).take_while(|value| *value <= top + step / 2.0);
+        let values: Vec<f64> = values.collect();
+        let tenths = |value: f64| (value * 10.0).round() / 10.0;
+        let word = |at, text, class| Word { at: tenths(at), text, class };
+        let y = |value: &f64| word(100.0 - y_of(*value, top) / HEIGHT * 100.0, self.unit.text(*value, step), "");
+        let line = |line: &Line<'_>| DrawnLine {
+            name: line.name.to_owned(),
+            class: line.class.to_owned(),
+            path: self.path(line, top),
+        };
+        let within = self.marks.iter().filter(|mark| (self.from_ms..=self.to_ms).contains(&mark.at_ms));
+        let mut marks: Vec<DrawnMark> = within
+            .map(|mark| DrawnMark {
+                x: tenths(self.x_of(mark.at_ms)),
+                class: mark.class,
+                text: mark.text.clone(),
+                label: Some(word(0.0, mark.label.clone(), "")),
+            })
+            .collect();
+        label(&mut marks);
+        Drawing {
+            id: self.id.to_owned(),
+            title: self.title.to_owned(),
+            description: self.description.clone(),
+            width: WIDTH,
+            height: HEIGHT,
+            lines: self.lines.iter().map(line).collect(),
+            grid: values.iter().map(|value| tenths(y_of(*value, top))).collect(),
+            y: values.iter().map(y).collect(),
+            x: self
+                .times()
+                .into_iter()
+                .map(|(at_ms, text, class)| word(self.x_of(at_ms) / WIDTH * 100.0, text, class))
+                .collect(),
+            marks,
         }
-        for mark in self.marks.iter().filter(|mark| (self.from_ms..=self.to_ms).contains(&mark.at_ms)) {
-            let x = self.x_of(mark.at_ms);
-            let _ = writeln!(
-                out,
-                "<g class=\"mark {}\"><title>{}</title><path d=\"M{x:.1} 0V{HEIGHT}\"/><path class=\"dot\" d=\"M{x:.1} 0h.1\"/></g>",
-                escape(mark.class),
-                escape(&mark.text),
-            );
-        }
-        for line in &self.lines {
-            let path = self.path(line, top);
-            if !path.is_empty() {
-                let _ = writeln!(out, "<path class=\"line {}\" d=\"{path}\"/>", escape(line.class));
-            }
-        }
-        out.push_str("</svg>\n");
-        for value in values {
-            let (bottom, text) = (100.0 - y_of(value, top) / HEIGHT * 100.0, self.unit.text(value, step));
-            let _ = writeln!(out, "<span class=\"y\" style=\"bottom:{bottom:.1}%\">{}</span>", escape(&text));
-        }
-        for (at_ms, text, class) in self.times() {
-            let left = self.x_of(at_ms) / WIDTH * 100.0;
-            let _ = writeln!(out, "<span class=\"x {class}\" style=\"left:{left:.1}%\">{}</span>", escape(&text));
-        }
-        out.push_str("</div>\n");
     }
 
     fn path(&self, line: &Line<'_>, top: f64) -> String {
@@ -209,6 +244,85 @@ impl Chart<'_> {
     }
 }
 
+impl Drawing {
+    /// The figure as HTML.
+    fn html(&self) -> String {
+        let mut out = String::new();
+        let (id, title) = (escape(&self.id), escape(&self.title));
+        let _ = writeln!(out, "<figure class=\"chart\" id=\"{id}\">\n<figcaption>{title}<span class=\"legend\">");
+        for line in &self.lines {
+            let _ = writeln!(
+                out,
+                "<span><svg width=\"22\" height=\"8\" aria-hidden=\"true\"><path class=\"line {}\" d=\"M1 4H21\"/></svg>{}</span>",
+                escape(&line.class),
+                escape(&line.name)
+            );
+        }
+        out.push_str("</span></figcaption>\n");
+        self.picture(&mut out, &id, &title);
+        out.push_str("</figure>\n");
+        out
+    }
+
+    fn picture(&self, out: &mut String, id: &str, title: &str) {
+        let (width, height) = (self.width, self.height);
+        let _ = writeln!(
+            out,
+            "<div class=\"plot\">\n<svg viewBox=\"0 0 {width} {height}\" preserveAspectRatio=\"none\" role=\"img\" \
+             aria-labelledby=\"{id}-t {id}-d\"><title id=\"{id}-t\">{title}</title><desc id=\"{id}-d\">{}</desc>",
+            escape(&self.description)
+        );
+        for y in &self.grid {
+            let _ = writeln!(out, "<path class=\"grid\" d=\"M0 {y:.1}H{width}\"/>");
+        }
+        for DrawnMark { x, class, text, .. } in &self.marks {
+            let _ = writeln!(
+                out,
+                "<g class=\"mark {}\"><title>{}</title><path d=\"M{x:.1} 0V{height}\"/><path class=\"dot\" d=\"M{x:.1} 0h.1\"/></g>",
+                escape(class),
+                escape(text),
+            );
+        }
+        for line in self.lines.iter().filter(|line| !line.path.is_empty()) {
+            let _ = writeln!(out, "<path class=\"line {}\" d=\"{}\"/>", escape(&line.class), line.path);
+        }
+        out.push_str("</svg>\n");
+        for Word { at, text, .. } in &self.y {
+            let _ = writeln!(out, "<span class=\"y\" style=\"bottom:{at:.1}%\">{}</span>", escape(text));
+        }
+        for Word { at, text, class } in &self.x {
+            let _ = writeln!(out, "<span class=\"x {class}\" style=\"left:{at:.1}%\">{}</span>", escape(text));
+        }
+        for (mark, Word { at, text, class }) in self.marks.iter().filter_map(|mark| Some((mark, mark.label.as_ref()?)))
+        {
+            let kind = escape(mark.class);
+            let _ = writeln!(out, "<span class=\"m {class} {kind}\" style=\"left:{at:.1}%\">{}</span>", escape(text));
+        }
+        out.push_str("</div>\n");
+    }
+}
+
+/// Gives each mark its word beside it, as long as they do not run into each other; what went wrong comes first.
+fn label(marks: &mut [DrawnMark]) {
+    let mut taken: Vec<(f64, f64)> = Vec::new();
+    let order = |mark: &DrawnMark| usize::from(mark.class == "stage");
+    let mut places: Vec<usize> = (0..marks.len()).rev().collect();
+    places.sort_by_key(|place| marks.get(*place).map_or(0, order));
+    for mark in places {
+        let Some(DrawnMark { x, label, .. }) = marks.get_mut(mark) else { continue };
+        let Some(word) = label else { continue };
+        let (at, room) = (*x / WIDTH * 100.0, word.text.chars().count() as f64 * LETTER_PERCENT + 1.5);
+        let after = at + room <= 100.0;
+        let (from, to) = if after { (at, at + room) } else { (at - room, at) };
+        if word.text.is_empty() || from < 0.0 || taken.iter().any(|(start, end)| from < *end && *start < to) {
+            *label = None;
+            continue;
+        }
+        taken.push((from, to));
+        (word.at, word.class) = ((at * 10.0).round() / 10.0, if after { "after" } else { "before" });
+    }
+}
+
 fn y_of(value: f64, top: f64) -> f64 {
     let part = if top > 0.0 { (value / top).clamp(0.0, 1.0) } else { 0.0 };
     HEIGHT - part * HEIGHT
@@ -266,7 +380,12 @@ mod tests {
             title: "a <b> & \"c\"",
             description: "<script>".to_owned(),
             lines: vec![Line { name: "x'y", class: "canary", steps: false, points }],
-            marks: vec![Mark { at_ms: 1_600_000_005_000, class: "trip", text: "</svg>".to_owned() }],
+            marks: vec![Mark {
+                at_ms: 1_600_000_005_000,
+                class: "trip",
+                text: "</svg>".to_owned(),
+                label: "<i>".to_owned(),
+            }],
             from_ms: 1_600_000_000_000,
             to_ms: 1_600_000_010_000,
             gap_ms: 1_500,
@@ -281,11 +400,32 @@ mod tests {
     #[test]
     fn text_from_elsewhere_stays_text() {
         let html = chart(vec![at(1, 0.5)]).html();
-        for raw in ["<b>", "<script>", "x'y", "\"c\""] {
+        for raw in ["<b>", "<i>", "<script>", "x'y", "\"c\""] {
             assert!(!html.contains(raw), "{raw} in {html}");
         }
         assert_eq!((html.matches("<svg").count(), html.matches("</svg>").count()), (2, 2));
         assert!(html.contains("a &lt;b&gt; &amp; &quot;c&quot;") && html.contains("role=\"img\""));
+    }
+
+    #[test]
+    fn words_of_marks_never_run_into_each_other_and_trouble_is_named_first() {
+        let mark = |second: u64, class, label: &str| Mark {
+            at_ms: 1_600_000_000_000 + second * 100,
+            class,
+            text: String::new(),
+            label: label.to_owned(),
+        };
+        let mut chart = chart(vec![at(1, 0.5)]);
+        chart.marks = vec![
+            mark(10, "stage", "canary-5"),
+            mark(50, "stage", "canary-25"),
+            mark(52, "trip", "trip"),
+            mark(99, "stage", "end"),
+        ];
+        let drawing = chart.drawing();
+        let words = drawing.marks.iter().map(|mark| mark.label.as_ref().map(|word| (word.text.as_str(), word.class)));
+        let words: Vec<_> = words.collect();
+        assert_eq!(words, [Some(("canary-5", "after")), None, Some(("trip", "after")), Some(("end", "before"))]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod html;
 mod markdown;
 mod text;
 
+pub use text::time;
+
 use super::view::review::Review;
 
 /// The report as Markdown.

@@ -5,6 +5,8 @@
 use super::api::router;
 use super::auth::Auth;
 use super::listen::Listener;
+use super::patience::Patient;
+use super::stream::Feed;
 use crate::control::Handle;
 use axum::Router;
 use axum::body::Body;
@@ -23,7 +25,8 @@ use tower::ServiceExt;
 
 /// Serves the admin API until `shutdown` ends; then finishes the requests under way, for at most `DRAIN_TIMEOUT`.
 pub async fn serve(listener: Listener, handle: Handle, auth: Auth, shutdown: impl Future<Output = ()>) {
-    let router = router(handle, auth);
+    let feed = Feed::start(handle.clone());
+    let router = router(handle, auth, feed.clone());
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (ending, ended) = watch::channel(());
     let mut shutdown = pin!(shutdown);
@@ -46,6 +49,7 @@ pub async fn serve(listener: Listener, handle: Handle, auth: Auth, shutdown: imp
         }
     }
     drop(listener);
+    feed.end();
     drop(ended);
     let _ = ending.send(());
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, ending.closed()).await;
@@ -81,7 +85,7 @@ where
                 .header_read_timeout(HEADER_TIMEOUT)
                 .max_headers(HEADERS_MAX)
                 .max_buf_size(BUFFER_BYTES)
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), service)
         );
         tokio::select! {
             _ = connection.as_mut() => {}
@@ -98,6 +102,8 @@ where
 const CONNECTIONS_MAX: usize = 256;
 /// From one request to the end of the next one's head, so an idle connection is closed after it too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take nothing of its answer.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 const HEADERS_MAX: usize = 64;
 const BUFFER_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@
 //! how refusals look.
 
 use super::auth::Auth;
-use super::router;
+use super::{Feed, router};
 use crate::clock::Clock;
 use crate::config::{self, UserFiles};
 use crate::control::{self, Handle, Start};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 mod plan;
+mod stream;
 
 const SPLIT: &str = r#"
 [[listeners]]
@@ -39,6 +40,7 @@ cookie = "beta=1"
 /// A control plane on files of its own; the folder goes with it.
 struct Site {
     handle: Handle,
+    feed: Feed,
     _folder: tempfile::TempDir,
 }
 
@@ -66,7 +68,7 @@ impl Site {
             time_scale: TimeScale::default(),
         };
         let (handle, _) = control::start(start).unwrap();
-        Site { handle, _folder: folder }
+        Site { feed: Feed::start(handle.clone()), handle, _folder: folder }
     }
 
     async fn send(&self, auth: Auth, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -75,7 +77,7 @@ impl Site {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::from(body.to_owned())).unwrap();
-        let response = router(self.handle.clone(), auth).oneshot(request).await.unwrap();
+        let response = router(self.handle.clone(), auth, self.feed.clone()).oneshot(request).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
         Answer { status, headers, text }
@@ -208,7 +210,7 @@ async fn pages_of_other_sites_get_nowhere() {
     let foreign = site.send(open(), "POST", "/api/v1/reload", &[("origin", "http://evil.example")], "").await;
     assert_eq!(foreign.status, 403);
     let rebound = Request::get("/flags?unit=a").header("host", "evil.example:9900").body(Body::empty()).unwrap();
-    assert_eq!(router(site.handle.clone(), open()).oneshot(rebound).await.unwrap().status(), 403);
+    assert_eq!(router(site.handle.clone(), open(), site.feed.clone()).oneshot(rebound).await.unwrap().status(), 403);
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ pub fn without_restart(running: &Config, new: Config) -> Config {
             // A new address may need no token where the running one does.
             let kept = running.token.clone().filter(|_| new.address != running.address);
             let token = new.token.clone().or(kept);
-            Some(AdminConfig { address: running.address.clone(), token })
+            Some(AdminConfig { address: running.address.clone(), token, read_token: new.read_token.clone() })
         }
         (running, _) => running.clone(),
     };

@@ -116,6 +116,8 @@ pub struct AdminConfig {
     pub address: AdminAddress,
     /// The bearer token it asks for; always there unless the address is loopback or a unix socket.
     pub token: Option<Secret>,
+    /// The bearer token with which one may look and not act; only where there is the other one.
+    pub read_token: Option<Secret>,
 }
 
 /// Where the admin API listens.

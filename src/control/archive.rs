@@ -42,6 +42,15 @@ pub struct Day {
     pub samples: Vec<Sample>,
 }
 
+/// From when on something is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// That moment.
+    Then(Wall),
+    /// The first sample there is.
+    Begin,
+}
+
 /// What earlier processes kept.
 #[derive(Debug, Default)]
 pub struct Kept {
@@ -73,7 +82,7 @@ pub type Question = Box<dyn FnOnce(Result<Day, String>) + Send>;
 
 enum Order {
     Keep(Box<Tick>),
-    Day { rollout: Arc<str>, since: Wall, then: Question },
+    Day { rollout: Arc<str>, since: Since, then: Question },
 }
 
 impl Archive {
@@ -119,7 +128,7 @@ impl Archive {
 
     /// Asks what happened to a rollout since then. The answer comes on the history's own thread, after everything that was
     /// kept before the question. Never waits.
-    pub fn ask(&self, rollout: Arc<str>, since: Wall, then: Question) {
+    pub fn ask(&self, rollout: Arc<str>, since: Since, then: Question) {
         let refused = match &self.orders {
             None => Some((then, "no metric history is kept")),
             Some(orders) => match orders.try_send(Order::Day { rollout, since, then }) {
@@ -200,9 +209,15 @@ impl Keeper {
         }
     }
 
-    fn day(&self, rollout: &str, since: Wall) -> Result<Day, String> {
+    fn day(&self, rollout: &str, since: Since) -> Result<Day, String> {
         let file = self.file.as_ref().ok_or("no metric history is kept")?;
-        file.day(rollout, since).map_err(|error| format!("the metric history cannot be read: {error}"))
+        let day = match since {
+            Since::Then(then) => file.day(rollout, then),
+            Since::Begin => {
+                file.began(rollout).and_then(|began| began.map_or(Ok(Day::default()), |began| file.day(rollout, began)))
+            }
+        };
+        day.map_err(|error| format!("the metric history cannot be read: {error}"))
     }
 }
 

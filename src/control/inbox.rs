@@ -45,8 +45,8 @@ pub enum Command {
     Events { since: u64, limit: usize, reply: oneshot::Sender<Result<(Vec<report::Event>, u64), Denied>> },
     /// Something that happened, for a signal.
     Signal { signal: String, posting: Posting, reply: oneshot::Sender<Result<Counted, Denied>> },
-    /// Everything that is known of a rollout over some time.
-    Review { rollout: String, span: Duration, reply: oneshot::Sender<Result<Box<Dossier>, Denied>> },
+    /// Everything that is known of a rollout over some time, or all of its time.
+    Review { rollout: String, span: Option<Duration>, reply: oneshot::Sender<Result<Box<Dossier>, Denied>> },
     /// The last rollbacks of a rollout.
     Incidents { rollout: String, limit: usize, reply: oneshot::Sender<Result<Vec<IncidentRecord>, Denied>> },
     /// The text for Prometheus.

@@ -46,6 +46,7 @@ use signals::{Counted, Posting};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::watch::Receiver;
 use tokio::sync::{mpsc, oneshot};
 
 /// Why a command was not carried out.
@@ -125,6 +126,7 @@ pub struct Handle {
     pub latches: Arc<Latches>,
     compared: Arc<Compared>,
     commands: mpsc::Sender<Command>,
+    trail: Receiver<u64>,
     draining: Arc<AtomicBool>,
 }
 
@@ -247,8 +249,13 @@ impl Handle {
         self.ask(ANSWER_WITHIN, |reply| Command::Events { since, limit, reply }).await?
     }
 
-    /// Everything that is known of a rollout over the last `span`.
-    pub async fn review(&self, rollout: &str, span: Duration) -> Result<Box<Dossier>, Denied> {
+    /// The id of the newest entry of the audit trail, for whoever wants to know at once that there is another.
+    pub fn trail(&self) -> Receiver<u64> {
+        self.trail.clone()
+    }
+
+    /// Everything that is known of a rollout over the last `span`, or all of its time.
+    pub async fn review(&self, rollout: &str, span: Option<Duration>) -> Result<Box<Dossier>, Denied> {
         let rollout = rollout.to_owned();
         self.ask(REVIEW_WITHIN, |reply| Command::Review { rollout, span, reply }).await?
     }

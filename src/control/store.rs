@@ -123,6 +123,11 @@ impl Store {
         self.given.clone()
     }
 
+    /// The id of the newest entry, written or not; 0 without any.
+    pub fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
     /// Tries to write what is unwritten; with nothing of that kind, whether anything can be written.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as channel};
 
 mod answers;
 mod baselines;
@@ -155,6 +155,8 @@ struct Supervisor {
     config: Arc<Config>,
     engine: Engine,
     store: Store,
+    /// Says outside which entry of the audit trail is the newest.
+    trail: channel::Sender<u64>,
     publisher: Publisher,
     collector: Collector,
     measurer: Measurer,
@@ -212,10 +214,12 @@ impl Supervisor {
         let mut inbox = Inbox::new(asked, own, answered, signals)?;
         let plans = loaded.config.rollouts.iter().map(|rollout| rollout.plan.clone()).collect();
         let (publisher, compared) = (Publisher::new(workers), Arc::new(Compared::default()));
+        let (trail, last_told) = channel::channel(store.last_id());
         let comparer = Comparer::start(publisher.registry.pairs(), Arc::clone(&compared), clock.clone());
         let mut supervisor = Supervisor {
             engine: Engine::new(plans, saved, clock.now()),
             store,
+            trail,
             publisher,
             collector: Collector::default(),
             measurer: Measurer::default(),
@@ -260,6 +264,7 @@ impl Supervisor {
             latches,
             compared: Arc::clone(&supervisor.compared),
             commands,
+            trail: last_told,
             draining: Arc::new(AtomicBool::new(false)),
         };
         Ok((supervisor, inbox, handle))
@@ -427,6 +432,7 @@ impl Supervisor {
         if result.is_ok() || !record.first {
             record.entries.iter().for_each(|entry| self.tell(entry));
             self.told(&events);
+            self.trail.send_replace(self.store.last_id());
         }
         match result {
             Ok(()) => self.notes.unwritten = None,

@@ -126,6 +126,8 @@ pub struct ArmPoint {
     pub p95_ms: Option<f64>,
     /// See `p50_ms`.
     pub p99_ms: Option<f64>,
+    /// Requests under way at its end.
+    pub in_flight: u64,
 }
 
 /// What weir took, and what the queries said.
@@ -274,7 +276,8 @@ fn points(pieces: &[Piece<'_>], began: Wall, point_ms: u64) -> Vec<Point> {
             weight: if exposed { last.stood.weight } else { Weight::ZERO },
             arms: Arm::ALL.map(|arm| {
                 let counts: Vec<Counts> = run.iter().filter_map(|piece| piece.sums).map(|sums| sums.arm(arm)).collect();
-                point(&Counts::total(counts.iter()), span)
+                let in_flight = last.stood.in_flight.get(arm.index()).copied().unwrap_or(0);
+                ArmPoint { in_flight, ..point(&Counts::total(counts.iter()), span) }
             }),
         });
     }
@@ -289,6 +292,7 @@ fn point(counts: &Counts, span: Duration) -> ArmPoint {
         p50_ms: ms(&counts.first_byte, 0.50),
         p95_ms: ms(&counts.first_byte, 0.95),
         p99_ms: ms(&counts.first_byte, 0.99),
+        in_flight: 0,
     }
 }
 

@@ -50,6 +50,7 @@ mod shadow;
 mod signals;
 mod stalls;
 mod sticky;
+mod stream;
 mod upstreams;
 mod vitals;
 mod websocket;

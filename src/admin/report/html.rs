@@ -1,7 +1,8 @@
 //! A report as one self-contained HTML file: no scripts, nothing that is fetched, light and dark, readable on a phone.
 
 use super::document::{Block, Table};
-use crate::admin::chart::{Chart, Line, Mark, Unit, escape};
+use crate::admin::chart::escape;
+use crate::admin::figures::figures;
 use crate::admin::view::review::{Point, PointArm, Review};
 use std::fmt::Write;
 
@@ -64,42 +65,14 @@ fn table_html(table: &Table) -> String {
 
 /// The charts, and their numbers as a table for those who cannot see them.
 fn charts(review: &Review) -> String {
-    let times: Vec<u64> = review.points.iter().map(|point| millis(&point.at)).collect();
-    let (Some(first), Some(last)) = (times.first(), times.last()) else { return String::new() };
-    let span_ms = (review.point_s * 1000.0) as u64;
-    let marks = marks(review);
-    let of = |name, class, value: &dyn Fn(&Point) -> Option<f64>| Line {
-        name,
-        class,
-        steps: false,
-        points: times.iter().zip(&review.points).map(|(at, point)| (*at, value(point))).collect(),
-    };
-    let chart = |id, title, unit, lines: Vec<Line<'static>>| {
-        let mut chart = Chart { id, title, unit, lines, marks: marks.clone(), ..Chart::default() };
-        (chart.from_ms, chart.to_ms, chart.gap_ms) = (first.saturating_sub(span_ms), *last, span_ms * 5 / 2);
-        chart.description = describe(&chart);
-        chart
-    };
-    let rate = |arm: &PointArm| (arm.requests > 0).then(|| arm.errors as f64 / arm.requests as f64);
-    let arms = |value: fn(&PointArm) -> Option<f64>| {
-        vec![
-            of("stable", "stable", &move |point| value(&point.stable)),
-            of("canary", "canary", &move |point| value(&point.canary)),
-        ]
-    };
-    let weight = |point: &Point| Some(f64::from(point.weight_ppm) / 1e6);
-    let figures = [
-        chart("errors", "Error rate", Unit::Share, arms(rate)),
-        chart("p50", "p50 to the first byte", Unit::Milliseconds, arms(|arm| arm.p50_ms)),
-        chart("p95", "p95 to the first byte", Unit::Milliseconds, arms(|arm| arm.p95_ms)),
-        chart("p99", "p99 to the first byte", Unit::Milliseconds, arms(|arm| arm.p99_ms)),
-        chart("rps", "Requests per second", Unit::Plain, arms(|arm| Some(arm.rps))),
-        chart("weight", "Weight in force", Unit::Share, vec![Line { steps: true, ..of("weight", "weight", &weight) }]),
-    ];
+    let figures = figures(&review.points, review.point_s, &review.events);
+    if figures.is_empty() {
+        return String::new();
+    }
     let mut out = String::from("<h2>Course</h2>\n<div class=\"charts\">\n");
-    figures.iter().filter(|chart| !chart.is_empty()).for_each(|chart| out.push_str(&chart.html()));
+    figures.iter().for_each(|chart| out.push_str(&chart.html()));
     out.push_str("</div>\n");
-    if !marks.is_empty() {
+    if figures.iter().any(|chart| !chart.marks.is_empty()) {
         out.push_str("<p class=\"key\">Marks: <b class=\"stage\">stage</b> <b class=\"trip\">trip or kill</b> <b class=\"rollback\">rollback</b></p>\n");
     }
     out.push_str("<details><summary>The numbers of the charts as a table</summary>\n");
@@ -125,42 +98,6 @@ fn numbers(review: &Review) -> Table {
         rows: rows.collect(),
         numbers: true,
     }
-}
-
-/// Changes of stage, trips and rollbacks.
-fn marks(review: &Review) -> Vec<Mark> {
-    let class = |kind: &str| match kind {
-        "stage" | "complete" => Some("stage"),
-        "trip" | "kill" => Some("trip"),
-        "rollback" => Some("rollback"),
-        _ => None,
-    };
-    let mark = |event: &crate::admin::view::Event| {
-        let stage = event.new.get("stage").and_then(serde_json::Value::as_str).unwrap_or_default();
-        let text = format!("{} {} {stage}: {}", super::text::time(&event.time), event.kind, event.reason);
-        Some(Mark { at_ms: millis(&event.time), class: class(&event.kind)?, text })
-    };
-    review.events.iter().filter_map(mark).collect()
-}
-
-/// What a chart shows, in words.
-fn describe(chart: &Chart<'_>) -> String {
-    let line = |line: &Line<'_>| {
-        let values: Vec<f64> = line.points.iter().filter_map(|(_, value)| *value).collect();
-        let last = values.last()?;
-        let (least, most) =
-            values.iter().fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(*value), most.max(*value)));
-        let text = |value: f64| chart.unit.text(value, (most / 100.0).max(1e-4));
-        Some(format!("{}: from {} to {}, last {}", line.name, text(least), text(most), text(*last)))
-    };
-    let lines: Vec<String> = chart.lines.iter().filter_map(line).collect();
-    lines.join("; ") + "."
-}
-
-/// The milliseconds of a time that this program wrote; 0 for anything else.
-fn millis(rfc3339: &str) -> u64 {
-    let since = humantime::parse_rfc3339(rfc3339).ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
 /// Characters of a cell that stay on one line: a time of the calendar has 19.
@@ -206,6 +143,8 @@ figcaption{font-weight:600;font-size:.95rem;display:flex;flex-wrap:wrap;gap:.2re
 .mark path{stroke-width:1.5;stroke-dasharray:2 3;fill:none}
 .mark .dot{stroke-width:8;stroke-dasharray:none;stroke-linecap:round}
 .mark.stage{stroke:var(--dim)}.mark.trip{stroke:var(--warn)}.mark.rollback{stroke:var(--bad)}
+.m{position:absolute;bottom:100%;margin-bottom:.2rem;font-size:.7rem;white-space:nowrap}.m.after{transform:translateX(.25rem)}.m.before{transform:translate(calc(-100% - .25rem))}
+.m.trip{color:var(--warn)}.m.rollback{color:var(--bad)}
 .key{font-size:.85rem;color:var(--dim)}
 .key b{font-weight:600;margin-right:.7rem}.key b::before{content:'\\25CF  '}
 .key .trip{color:var(--warn)}.key .rollback{color:var(--bad)}
@@ -252,8 +191,8 @@ mod tests {
         assert_eq!(page.matches("role=\"img\"").count(), page.matches("<desc ").count());
         assert_eq!(
             page.matches("<figure").count(),
-            4,
-            "error rate, p50, requests, weight: nothing is known of the others"
+            5,
+            "error rate, p50, requests, in flight, weight: nothing is known of the others"
         );
     }
 

@@ -366,4 +366,6 @@ pub struct PointArm {
     pub p95_ms: Option<f64>,
     /// See `p50_ms`.
     pub p99_ms: Option<f64>,
+    /// Requests under way at its end.
+    pub in_flight: u64,
 }

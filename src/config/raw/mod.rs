@@ -179,5 +179,9 @@ section! {
         token_file: [optional] FilePath,
         /// The token itself; only as the environment variable `WEIR__ADMIN__TOKEN`.
         token: [optional] SecretText,
+        /// File with another token: whoever has it may look and not act. Goes with `token_file`.
+        read_token_file: [optional] FilePath,
+        /// That token itself; only as the environment variable `WEIR__ADMIN__READ_TOKEN`.
+        read_token: [optional] SecretText,
     }
 }

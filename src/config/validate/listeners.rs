@@ -7,6 +7,7 @@ use crate::config::model::{AdminAddress, AdminConfig, ListenerConfig};
 use crate::config::raw::{self, Protocol};
 use crate::config::tls;
 use crate::config::tree::{Place, quoted};
+use crate::snapshot::Secret;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub fn admin(raw: &raw::Root, listeners: &[ListenerConfig], context: &mut Contex
         let place = admin.token_file.as_ref().map_or(spot.place, |file| file.place);
         context.strong_enough("admin.token_file", &token.0, place);
     }
+    let read_token = read_token(admin, spot.place, token.as_ref(), context);
     let address = match text.strip_prefix("unix:") {
         Some(path) => AdminAddress::Unix(socket_path(path, place, context)?),
         None => AdminAddress::Tcp(socket_address("admin.address", text, place, context)?),
@@ -58,7 +60,29 @@ pub fn admin(raw: &raw::Root, listeners: &[ListenerConfig], context: &mut Contex
             context.problems.error(place, format!("admin.address: a listener has {tcp} already"));
         }
     }
-    Some(AdminConfig { address, token })
+    Some(AdminConfig { address, token, read_token })
+}
+
+/// The token of those who may only look.
+fn read_token(
+    admin: &raw::Admin,
+    section: Place,
+    token: Option<&Secret>,
+    context: &mut Context<'_, '_>,
+) -> Option<Secret> {
+    let place = admin.read_token_file.as_ref().map_or(section, |file| file.place);
+    let read_token = context.secret("admin.read_token", admin.read_token.as_ref(), admin.read_token_file.as_ref())?;
+    context.strong_enough("admin.read_token_file", &read_token.0, place);
+    let asked_for = admin.token.is_some() || admin.token_file.is_some() || context.redacted;
+    if !asked_for {
+        let message = "admin.read_token_file: without `token_file` whoever reaches the address may act";
+        context.problems.error(place, message).with_help("add token_file, the token of those who may act");
+    }
+    if token.is_some_and(|token| token.0 == read_token.0) {
+        let message = "admin.read_token_file: it is the token of `token_file`, so nobody could only look";
+        context.problems.error(place, message);
+    }
+    Some(read_token)
 }
 
 /// A certificate and its key, read.

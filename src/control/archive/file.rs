@@ -299,6 +299,25 @@ impl File {
         Ok(Day { own, samples })
     }
 
+    /// When the first sample of a rollout began; none without any.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn began(&self, rollout: &str) -> Result<Option<Wall>, Error> {
+        let Some(&name) = self.names.get(rollout) else { return Ok(None) };
+        let sql = "SELECT ended_ms - span_ms FROM samples WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT 1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut first = None::<Wall>;
+        for tier in 0..TIERS.len() {
+            let mut rows = statement.query([place(name, tier, 0, 0), place(name, tier + 1, 0, 0)])?;
+            if let Some(row) = rows.next()? {
+                let began = Wall::from_millis(count(row.get::<_, i64>(0)?));
+                first = Some(first.map_or(began, |first| first.min(began)));
+            }
+        }
+        Ok(first)
+    }
+
     fn samples(&self, name: &str, (tier, from, to): Range) -> Result<Vec<(u64, Sample)>, Error> {
         let mut samples = Vec::new();
         let Some(&name) = self.names.get(name) else { return Ok(samples) };

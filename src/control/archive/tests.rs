@@ -282,7 +282,7 @@ fn a_file_that_is_taken_away_is_begun_anew() {
     let (mut archive, _) = Archive::open(folder.path(), &[], wall(0));
     archive.keep(tick(0, vec![sample(0, 0, 1)]));
     let (told, answer) = sync_channel(1);
-    archive.ask("chat".into(), Wall::default(), Box::new(move |day| told.send(day).unwrap()));
+    archive.ask("chat".into(), Since::Then(Wall::default()), Box::new(move |day| told.send(day).unwrap()));
     assert_eq!(answer.recv().unwrap().unwrap().samples.len(), 1);
     fs::remove_file(folder.path().join("weir-history.db")).unwrap();
     archive.keep(tick(1, vec![sample(1, 0, 1)]));

@@ -2,7 +2,7 @@
 //!
 //! What stands in memory is gathered here; the history is read, and the review worked out, on the history's own thread.
 
-use super::super::archive::Day;
+use super::super::archive::{Day, Since};
 use super::{Denied, Supervisor};
 use crate::clock::Wall;
 use crate::rollout::incident::IncidentRecord;
@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 pub type Reply = oneshot::Sender<Result<Box<Dossier>, Denied>>;
 
 impl Supervisor {
-    /// Answers with everything that is known of a rollout over the last `span`. Whoever asked may have stopped waiting.
-    pub(super) fn review(&mut self, rollout: &str, span: Duration, reply: Reply) {
+    /// Answers with everything that is known of a rollout over the last `span`, or all of its time. Whoever asked may have stopped waiting.
+    pub(super) fn review(&mut self, rollout: &str, span: Option<Duration>, reply: Reply) {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         self.collector.collect(&self.publisher.registry, now, false);
         let snapshot = self.publisher.present();
@@ -23,8 +23,11 @@ impl Supervisor {
             return drop(reply.send(Err(Denied::NotFound(format!("no rollout `{rollout}`")))));
         };
         let name = standing.plan.name.clone();
-        let since =
-            Wall::from_millis(wall.as_millis().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)));
+        let before = |span: Duration| {
+            Wall::from_millis(wall.as_millis().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+        };
+        let since = span.map_or(Wall::default(), before);
+        let asked = span.map_or(Since::Begin, |_| Since::Then(since));
         let trail = self.store.trail(rollout, since, TRAIL_MAX);
         let read = trail.and_then(|trail| Ok((trail, self.store.incidents(rollout, INCIDENTS_MAX)?)));
         let read = read.map_err(|error| {
@@ -55,10 +58,13 @@ impl Supervisor {
             day.own.push(own);
             day.samples.extend(samples);
             dossier.review = Review::of(&day.own, &day.samples, wall);
+            if asked == Since::Begin {
+                dossier.since = dossier.review.began;
+            }
             drop(reply.send(Ok(dossier)));
         };
         match &self.archive {
-            Some(archive) => archive.ask(name, since, Box::new(then)),
+            Some(archive) => archive.ask(name, asked, Box::new(then)),
             None => then(Err("the metric history is not open".to_owned())),
         }
     }

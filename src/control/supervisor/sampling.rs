@@ -124,7 +124,9 @@ impl Supervisor {
         let ended = self.sampling.ended.iter().filter(|(name, _)| **name == *rollout);
         let mut samples: Vec<Sample> = ended.map(|(_, sample)| sample.clone()).collect();
         if let Some(stretch) = self.sampling.rollouts.get(rollout) {
-            samples.push(stretch.sample(self.collector.sums(rollout), ended_at, now));
+            let mut sample = stretch.sample(self.collector.sums(rollout), ended_at, now);
+            sample.stood.in_flight = self.collector.in_flight(&self.publisher.registry, rollout);
+            samples.push(sample);
         }
         samples
     }

@@ -283,6 +283,7 @@ impl Point {
             p50_ms: arm.p50_ms.map(thousandths),
             p95_ms: arm.p95_ms.map(thousandths),
             p99_ms: arm.p99_ms.map(thousandths),
+            in_flight: arm.in_flight,
         };
         let [stable, canary] = &point.arms;
         Point {
