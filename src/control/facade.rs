@@ -29,6 +29,10 @@ impl Facade {
             for result in [OK, FAILED] {
                 counter!("weir_config_reloads_total", "result" => result).absolute(0);
             }
+            // Each is there from the beginning: a counter that appears at 1 is no increase to Prometheus.
+            for kind in Kind::ALL {
+                counter!("weir_audit_events_total", "kind" => kind.word()).absolute(0);
+            }
         });
         let handle = recorder.handle();
         Facade { recorder, handle }
@@ -102,6 +106,7 @@ mod tests {
             "weir_config_generation 7",
             "weir_time_scale 600",
             "weir_audit_events_total{kind=\"kill\"} 1",
+            "weir_audit_events_total{kind=\"escalate\"} 0",
             "# TYPE weir_config_reloads_total counter",
             "# HELP weir_config_generation ",
         ] {

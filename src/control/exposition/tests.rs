@@ -1,5 +1,6 @@
 //! The text that is scraped, line by line.
 
+use super::stands::Sides;
 use super::*;
 use crate::rollout::bucket::Weight;
 use crate::rollout::histogram::lower_bound_us;
@@ -67,8 +68,16 @@ fn every_family_has_help_and_type_and_a_state_is_one_of_all() {
         breaker: breaker::State::HalfOpen,
         tripped: [1, 2, 0, 0, 0],
         stages: (vec!["one".into(), "two".into()], Some("two".into())),
-        gates: vec![("p95 < 1s".into(), 1), ("p95 < 1s".into(), -1), ("rps > 1".into(), 0)],
-        triggers: vec![("errors".into(), 2), ("slow".into(), 0)],
+        killed: true,
+        gates: vec![
+            ("p95 < 1s".into(), 1, Sides { value: Some(0.25), limit: Some(1.0) }),
+            ("p95 < 1s".into(), -1, Sides { value: Some(1.5), limit: Some(1.0) }),
+            ("rps > 1".into(), 0, Sides::default()),
+        ],
+        triggers: vec![
+            ("errors".into(), 2, Sides { value: Some(0.34), limit: Some(0.05) }),
+            ("slow".into(), 0, Sides::default()),
+        ],
     };
     registry.gauge(GaugeKey::Blocked("chat".into())).of(0).unwrap().add(4);
     let text = render(&registry, &Collector::default(), &[stand]);
@@ -87,10 +96,17 @@ fn every_family_has_help_and_type_and_a_state_is_one_of_all() {
         "weir_gate_verdict{rollout=\"chat\",gate=\"rps > 1\"} 0\n",
         "weir_trigger_state{rollout=\"chat\",trigger=\"errors\"} 2\n",
         "weir_trigger_state{rollout=\"chat\",trigger=\"slow\"} 0\n",
+        "weir_gate_value{rollout=\"chat\",gate=\"p95 < 1s (2)\"} 1.5\n",
+        "weir_gate_limit{rollout=\"chat\",gate=\"p95 < 1s\"} 1\n",
+        "weir_trigger_value{rollout=\"chat\",trigger=\"errors\"} 0.34\n",
+        "weir_trigger_limit{rollout=\"chat\",trigger=\"errors\"} 0.05\n",
+        "weir_rollout_killed{rollout=\"chat\"} 1\n",
         "weir_blocked_total{rollout=\"chat\"} 4\n",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
+    assert!(!text.contains("weir_trigger_value{rollout=\"chat\",trigger=\"slow\"}"), "no data is no number");
+    assert!(!text.contains("weir_gate_limit{rollout=\"chat\",gate=\"rps > 1\"}"), "no data is no number");
     let canary = "weir_requests_total{rollout=\"chat\",arm=\"canary\"";
     assert!(!text.contains(canary), "probes are not among an arm's requests");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
