@@ -1,7 +1,9 @@
 //! The command line as its users meet it: words in, text and exit code out, against a server that only remembers what it
 //! was asked and answers as told.
 
+use super::args::Cli;
 use super::console::Console;
+use clap::Parser;
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -492,4 +494,34 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         assert_eq!(weir_into(line, &[], "", &mut Closed, &mut err), 0, "{line}");
         assert!(err.is_empty(), "{line}");
     }
+}
+
+/// Alerts tell people at 3 am what to type: it must be a command.
+#[test]
+fn commands_that_alerts_name_are_commands() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/config/prometheus/rules");
+    let mut commands = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let rules = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for runbook in rules.lines().filter(|line| line.trim_start().starts_with("runbook:")) {
+            let runbook = runbook.replace("\\\"", "\"").replace("{{ $labels.rollout }}", "chat");
+            let runbook = runbook.replace("{{ $labels.instance }}", "127.0.0.1:9900");
+            let named = runbook.split('`').skip(1).step_by(2).filter(|text| text.starts_with("weir "));
+            let before = commands;
+            for command in named {
+                // A text in quotes is one argument.
+                let parts = command.split('"').enumerate();
+                let words = parts.flat_map(|(index, part)| match index % 2 {
+                    0 => part.split_whitespace().map(str::to_owned).collect(),
+                    _ => vec![part.to_owned()],
+                });
+                if let Err(problem) = Cli::try_parse_from(words) {
+                    panic!("{command}: {problem}");
+                }
+                commands += 1;
+            }
+            assert!(commands > before || runbook.contains("`/"), "no command: {runbook}");
+        }
+    }
+    assert!(commands > 80, "only {commands} commands were found");
 }

@@ -20,6 +20,7 @@ mod chaos_storm;
 mod commands;
 mod counts;
 mod crossing;
+mod dashboards;
 mod diff;
 mod diff_cases;
 mod edge;

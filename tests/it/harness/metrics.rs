@@ -42,6 +42,11 @@ impl Metrics {
         self.samples.len()
     }
 
+    /// The names of all samples, each with its labels' names.
+    pub fn shapes(&self) -> impl Iterator<Item = (String, Vec<String>)> {
+        self.samples.iter().map(|sample| (sample.name.clone(), sample.labels.keys().cloned().collect()))
+    }
+
     /// The values of a label over all samples of that name.
     pub fn values(&self, name: &str, label: &str) -> Vec<&str> {
         let samples = self.samples.iter().filter(|sample| sample.name == name);
