@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::health;
 use super::question::Question;
 use super::stream::{self, Feed};
-use super::{baseline, history, report, signal, steer, view};
+use super::{baseline, history, page, report, signal, steer, view};
 use crate::config::hint;
 use crate::control::{Denied, Handle};
 use crate::rollout::assign::UnitAsker;
@@ -58,6 +58,7 @@ pub fn router(handle: Handle, auth: Auth, feed: Feed) -> Router {
                 .route("/api/v1/cohorts/{rollout}/{cohort}/users", post(cohort_users))
                 .layer(DefaultBodyLimit::max(USERS_BYTES_MAX)),
         )
+        .merge(page::routes(auth.clone()))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(auth, guard))

@@ -5,6 +5,7 @@
 //! It reads no file; tokens are handed in.
 
 use super::failure::Failure;
+use super::page::is_page;
 use crate::snapshot::Secret;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::http::request::Parts;
@@ -63,7 +64,8 @@ impl Auth {
         Auth { read_token, ..self }
     }
 
-    /// Lets a request in, or says why not. Only the probes need no token: who asks without one has no role.
+    /// Lets a request in, or says why not. Only the probes and the page, which holds no data, need no token: who asks without
+    /// one has no role.
     pub fn check(&self, request: &Parts) -> Result<Option<Role>, Failure> {
         self.check_host(request)?;
         let (safe, role) = (request.method.is_safe(), self.role(request));
@@ -76,7 +78,7 @@ impl Auth {
                 return Err(Failure::new(StatusCode::FORBIDDEN, message));
             }
             Some(_) => return Ok(role),
-            None if safe && OPEN.contains(&request.uri.path()) => return Ok(None),
+            None if safe && (PROBES.contains(&request.uri.path()) || is_page(request.uri.path())) => return Ok(None),
             None => {}
         }
         let message = match request.headers.contains_key(header::AUTHORIZATION) {
@@ -84,6 +86,11 @@ impl Auth {
             false => "this address asks for `Authorization: Bearer TOKEN`",
         };
         Err(Failure::new(StatusCode::UNAUTHORIZED, message))
+    }
+
+    /// Whether there is a token at all.
+    pub fn asks_for_token(&self) -> bool {
+        self.token.is_some()
     }
 
     /// What who asks may do: anything, unless a token is asked for.
@@ -155,7 +162,7 @@ fn is_own_name(host: &str) -> bool {
 }
 
 /// Orchestrators ask these without credentials; what they say beyond yes and no is kept back.
-const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -219,7 +226,7 @@ mod tests {
         assert_eq!((with(Method::GET, "read-read-read-r"), with(Method::POST, "read-read-read-r")), (200, 403));
         assert_eq!((with(Method::GET, "operate-operate-"), with(Method::POST, "operate-operate-")), (200, 200));
         assert_eq!((with(Method::GET, "read-read-read-x"), with(Method::POST, "")), (401, 401));
-        for open in ["/readyz", "/healthz"] {
+        for open in ["/readyz", "/healthz", "/", "/page/page.js", "/page/session"] {
             assert_eq!(status(&auth, Method::GET, open, &[]), 200, "{open}");
             assert_eq!(status(&auth, Method::POST, open, &[]), 401, "{open}");
         }

@@ -1,4 +1,4 @@
-//! The admin server: probes, metrics and the JSON API that operators and the command line use.
+//! The admin server: probes, metrics, the JSON API that operators and the command line use, and a page to look at.
 //!
 //! A thin door. Questions about numbers and every change go to `control::Handle`; `explain` and `/flags` ask the
 //! published snapshot through the data plane's own function. It holds no state and decides nothing. The composition
@@ -14,6 +14,7 @@ mod figures;
 pub mod health;
 mod history;
 mod listen;
+mod page;
 mod patience;
 pub mod question;
 mod report;

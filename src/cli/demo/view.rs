@@ -73,7 +73,9 @@ impl View {
 
     /// What to try in a second terminal, with the ports as they are.
     pub fn invitation(&self) -> Vec<String> {
-        let mut lines = vec!["Try in a second terminal:".to_owned()];
+        let mut lines = Vec::new();
+        lines.extend(self.admin.map(|admin| format!("Open in a browser: http://{admin}/#/rollout/demo")));
+        lines.push("Try in a second terminal:".to_owned());
         if let Some(admin) = self.admin.filter(|admin| admin.port() != USUAL_ADMIN_PORT) {
             lines.push(format!("  export WEIR_ADMIN=http://{admin}"));
         }
@@ -338,5 +340,6 @@ mod tests {
         assert!(!view.invitation().iter().any(|line| line.contains("WEIR_ADMIN")));
         view.admin = Some("127.0.0.1:4711".parse().unwrap());
         assert!(view.invitation().contains(&"  export WEIR_ADMIN=http://127.0.0.1:4711".to_owned()));
+        assert!(view.invitation().contains(&"Open in a browser: http://127.0.0.1:4711/#/rollout/demo".to_owned()));
     }
 }
