@@ -3,6 +3,10 @@
 //! The control plane publishes a new one for every change; a worker keeps its `Arc` and looks again only when the
 //! generation number moved. A request keeps the snapshot it started under to its end.
 
+mod lookup;
+
+pub use lookup::Lookup;
+
 use crate::allowance::{Addresses, Allowance, Copies};
 use crate::latch::{Guard, Latch};
 use crate::pairs::Pairs;
@@ -34,6 +38,8 @@ pub struct Snapshot {
     pub listeners: Vec<Listener>,
     /// First match wins. With no routes configured: one that matches everything.
     pub routes: Vec<Route>,
+    /// The same by what they match; none if there are few.
+    pub lookup: Option<Lookup>,
     /// What a decision needs of each rollout.
     pub splits: Vec<Split>,
     /// What the request path needs besides; same order and length as `splits`.

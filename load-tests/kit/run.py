@@ -28,7 +28,7 @@ def to_the_end(name, work):
     """The exit code of a script: what `work` says, or 1 with the reason."""
     try:
         return work()
-    except Failure as failure:
+    except (Failure, OSError) as failure:
         print(f"{name}: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -15,8 +15,8 @@ use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::cohort::{Cohort, Overlay};
 use crate::rollout::mirror;
 use crate::snapshot::{
-    ArmRoute, ArmTarget, Diff, Force, HostPattern, Listener, Match, Patience, Rollout, Route, RouteRollout, Shadow,
-    Snapshot, Upstream,
+    ArmRoute, ArmTarget, Diff, Force, HostPattern, Listener, Lookup, Match, Patience, Rollout, Route, RouteRollout,
+    Shadow, Snapshot, Upstream,
 };
 use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
@@ -24,10 +24,12 @@ use std::sync::Arc;
 
 /// The snapshot of a config as things stand.
 pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &Latches, generation: u64) -> Snapshot {
+    let routes: Vec<Route> = config.routes.iter().map(|it| route(it, config, live, registry)).collect();
     Snapshot {
         generation,
         listeners: config.listeners.iter().map(|it| listener(it, registry)).collect(),
-        routes: config.routes.iter().map(|it| route(it, config, live, registry)).collect(),
+        lookup: Lookup::if_many(&routes),
+        routes,
         splits: splits(config, live),
         rollouts: config.rollouts.iter().map(|it| rollout(it, config, live, registry, latches)).collect(),
         signals: config.signals.clone(),

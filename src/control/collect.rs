@@ -111,26 +111,24 @@ impl Collector {
             self.aged = now;
         }
         self.beside.collect(registry, now, ages);
+        let (tracked, moved) = (&mut self.tracked, &mut self.moved);
+        let mut news = Vec::new();
+        // Both are in the same order: there may be many thousands, forty times a second, and most of them are at rest.
+        let mut known = tracked.iter_mut().peekable();
         for (key, cells) in registry.all_series() {
             if matches!(key, SeriesKey::Forced { .. } | SeriesKey::Plain { .. }) {
                 continue;
             }
-            let tracked = match self.tracked.get_mut(key) {
-                Some(tracked) => tracked,
-                None => {
-                    let tracked = Tracked { last: Reading::default(), history: History::new(now), settled: false };
-                    self.tracked.entry(key.clone()).or_insert(tracked)
-                }
-            };
-            let moved = tracked.last.moved(cells);
-            if moved || !tracked.settled || everything {
-                let (before, counts) = tracked.read(cells, now);
-                note(&mut self.moved, key, &counts, &before, &tracked.last);
-            } else if ages {
-                // What has come to rest grows old all the same, and gives its memory back.
-                tracked.history.push(now, &Counts::default());
+            while known.next_if(|(other, _)| *other < key).is_some() {}
+            match known.next_if(|(other, _)| *other == key) {
+                Some((_, tracked)) => tracked.follow((key, cells), now, ages, everything, moved),
+                None => news.push((key, cells)),
             }
-            tracked.settled = !moved;
+        }
+        for (key, cells) in news {
+            let mut new = Tracked { last: Reading::default(), history: History::new(now), settled: false };
+            new.follow((key, cells), now, ages, everything, moved);
+            tracked.insert(key.clone(), new);
         }
     }
 
@@ -271,6 +269,27 @@ impl Names {
 }
 
 impl Tracked {
+    /// Reads the cells of its series if they moved, or with `everything` in any case, and adds to what its rollout did; with
+    /// `ages` also lets what has come to rest grow old.
+    fn follow(
+        &mut self,
+        (key, cells): (&SeriesKey, &PerWorker<Series>),
+        now: Time,
+        ages: bool,
+        everything: bool,
+        all_moved: &mut BTreeMap<Arc<str>, Moved>,
+    ) {
+        let moved = self.last.moved(cells);
+        if moved || !self.settled || everything {
+            let (before, counts) = self.read(cells, now);
+            note(all_moved, key, &counts, &before, &self.last);
+        } else if ages {
+            // What has come to rest grows old all the same, and gives its memory back.
+            self.history.push(now, &Counts::default());
+        }
+        self.settled = !moved;
+    }
+
     /// Reads the cells. The reading before, and what ended since.
     fn read(&mut self, cells: &PerWorker<Series>, now: Time) -> (Reading, Counts) {
         let reading = Reading::of(cells);

@@ -1,15 +1,19 @@
-//! What fuzzers reach of the data plane: bytes from upstreams and clients, read as a request reads them. Each door returns what
+//! What fuzzers and benchmarks reach of the data plane: bytes from upstreams and clients, read as a request reads them. Each door returns what
 //! it read, so that two readings can be held against each other; see `fuzz/` and `tests/fuzz.rs`.
 
 use super::chunked::{Chunked, Piece};
+use super::conn::Client;
 use super::head::{Framing, take_head};
+use super::headers::{Ids, Rewrite};
 use super::unit;
 use crate::clock::Wall;
-use crate::snapshot::Secret;
+use crate::snapshot::{ArmRoute, Secret};
+use arrayvec::ArrayVec;
 use bytes::BytesMut;
-use http::header::COOKIE;
+use http::header::{COOKIE, HOST};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The longest head that is read.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -100,4 +104,16 @@ pub fn jwt_claim(authorization: &str, claim: &str, secret: Option<&Secret>, now:
 /// The addresses of an `x-forwarded-for` field, the last one first.
 pub fn addresses(value: &str) -> Vec<IpAddr> {
     unit::addresses(value).collect()
+}
+
+/// What writes the fields of a request as an upstream of HTTP/1 gets them, for a client at that address that nobody trusts.
+pub fn rewriter(peer: SocketAddr) -> impl Fn(&Parts, &ArmRoute, &mut Vec<u8>) {
+    let client = Client::new(peer, false, 0);
+    move |parts, arm, out| {
+        let ids = Ids::of(&parts.headers, 1);
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let arms = [arm].into_iter().collect();
+        let (websocket, trusted, shown, copy) = (false, false, ArrayVec::new(), None);
+        Rewrite { parts, websocket, client: &client, trusted, host, ids: &ids, shown, arms, copy }.write(out);
+    }
 }

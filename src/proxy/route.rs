@@ -101,7 +101,12 @@ fn is_authority(authority: &str) -> bool {
 /// The first route that matches, with its index.
 pub fn find<'a>(snapshot: &'a Snapshot, parts: &Parts, host: &str) -> Option<(usize, &'a Route)> {
     let name = without_port(host);
-    snapshot.routes.iter().enumerate().find(|(_, route)| route.matches.accepts(parts, name))
+    let accepts = |index: usize| snapshot.routes.get(index).is_some_and(|route| route.matches.accepts(parts, name));
+    let index = match &snapshot.lookup {
+        Some(lookup) => lookup.first(name, parts.uri.path(), accepts),
+        None => (0..snapshot.routes.len()).find(|index| accepts(*index)),
+    }?;
+    snapshot.routes.get(index).map(|route| (index, route))
 }
 
 /// The host without its port: `[::1]:80` is `[::1]`.
@@ -169,7 +174,9 @@ const PROTECTED_PREFIXES: [&str; 2] = ["x-forwarded-", "x-weir-"];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Lookup;
     use http::Request;
+    use proptest::prelude::*;
 
     fn asked(version: Version, uri: &str, hosts: &[&str]) -> Option<String> {
         let mut request = Request::builder().version(version).uri(uri);
@@ -225,5 +232,35 @@ mod tests {
         assert!(!below.accepts(".example.com"));
         assert_eq!(without_port("[::1]:80"), "[::1]");
         assert_eq!(without_port("[::1]"), "[::1]");
+    }
+
+    #[test]
+    fn among_many_routes_the_first_that_matches_wins() {
+        // Few names, so that routes and requests meet: one letter each, and slashes where nobody wants them.
+        let name = || prop_oneof![Just("a"), Just("b"), Just("A"), Just("a.b")];
+        let path = || prop::collection::vec(prop_oneof![Just("/a"), Just("/b"), Just("/"), Just("/ab")], 0..4);
+        let parts = (0..3, name(), prop::option::weighted(0.8, path()), prop::bool::weighted(0.2));
+        let matches = parts.prop_map(|(host, name, path, puts)| Match {
+            host: match host {
+                0 => None,
+                1 => Some(HostPattern::Exact(name.to_lowercase().into())),
+                _ => Some(HostPattern::Suffix(format!(".{}", name.to_lowercase()).into())),
+            },
+            path_prefix: path.map(|path| path.concat().into()),
+            methods: if puts { vec![Method::PUT] } else { vec![] },
+            headers: vec![],
+        });
+        let routes = prop::collection::vec(matches, 0..40);
+        let labels = prop::collection::vec(name(), 1..4);
+        proptest!(|(routes in routes, labels in labels, path in path())| {
+            let (host, path) = (labels.join("."), path.concat());
+            let target = if path.is_empty() { "*".to_owned() } else { path };
+            let method = if target == "*" { Method::OPTIONS } else { Method::GET };
+            let request = Request::builder().method(method).uri(&*target).body(()).unwrap();
+            let (parts, ()) = request.into_parts();
+            let accepts = |index: usize| routes[index].accepts(&parts, &host);
+            let lookup = Lookup::of(routes.iter()).first(&host, parts.uri.path(), accepts);
+            prop_assert_eq!(lookup, (0..routes.len()).find(|index| accepts(*index)));
+        });
     }
 }

@@ -213,10 +213,10 @@ fn names_are_labels() {
 
 #[test]
 fn lists_beyond_their_maximum_are_reported() {
-    let routes: String = (0..129)
+    let routes: String = (0..10_001)
         .map(|i| format!("[[routes]]\nmatch = {{ path_prefix = \"/{i}\" }}\nupstream = \"legacy\"\n"))
         .collect();
-    check_added(&routes, &["1:1 routes: 129 are more than the 128 that are possible"]);
+    check_added(&routes, &["1:1 routes: 10001 are more than the 10000 that are possible"]);
     let cohorts: String = (0..49).map(|i| format!("[rollouts.chat.cohorts.c{i}]\nusers = []\n")).collect();
     check_added(&cohorts, &["1:16 rollouts.chat.cohorts: 49 are more than the 48 that are possible"]);
 }

@@ -8,6 +8,7 @@ use crate::config::tree::{Place, quoted};
 use crate::rollout::Arm;
 use crate::snapshot::ROLLOUTS_PER_ROUTE_MAX;
 use http::Method;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// All routes; without any the one that leads everything to the only rollout.
@@ -19,16 +20,18 @@ pub fn routes(raw: &raw::Root, rollouts: &[RolloutConfig], context: &mut Context
     let place = raw.routes.as_ref().map(|routes| routes.place).unwrap_or_default();
     super::at_most("routes", list.len(), ROUTES_MAX, place, context);
     let mut routes: Vec<RouteConfig> = Vec::new();
+    let (mut names, mut catches_all) = (BTreeSet::new(), None);
     for (index, spot) in list.iter().enumerate().take(ROUTES_MAX) {
         let route = route(index, spot, raw, rollouts, context);
-        if routes.iter().any(|other| other.name == route.name) {
+        if !names.insert(Arc::clone(&route.name)) {
             let place = spot.value.name.as_ref().map_or(spot.place, |name| name.place);
             context.problems.error(place, format!("routes[{index}].name: another route is `{}` already", route.name));
         }
-        if let Some(before) = routes.iter().find(|before| matches_everything(before)) {
-            let message =
-                format!("routes[{index}]: never matches, because `{}` before it matches everything", before.name);
+        if let Some(before) = &catches_all {
+            let message = format!("routes[{index}]: never matches, because `{before}` before it matches everything");
             context.problems.warning(spot.place, message);
+        } else if matches_everything(&route) {
+            catches_all = Some(Arc::clone(&route.name));
         }
         routes.push(route);
     }
@@ -215,5 +218,5 @@ pub fn method(key: &str, text: &str, place: Place, context: &mut Context<'_, '_>
     method.filter(|_| known)
 }
 
-/// Each route has histograms per rollout, arm and worker.
-const ROUTES_MAX: usize = 128;
+/// Each route has counts per rollout, arm and worker, some KiB in all, and a line of every metric by route.
+const ROUTES_MAX: usize = 10_000;

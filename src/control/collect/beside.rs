@@ -4,10 +4,10 @@
 //! Signals come from the request path and by post; the posted ones are counted here, because no worker sees them.
 
 use super::Past;
-use super::cells::{add_all, grown};
+use super::cells::{add_buckets, grown};
 use crate::clock::Time;
 use crate::rollout::Arm;
-use crate::rollout::histogram::{BUCKETS, Histogram};
+use crate::rollout::histogram::Histogram;
 use crate::rollout::history::History;
 pub use crate::rollout::sample::Number as Kind;
 use crate::rollout::sample::Sums;
@@ -37,7 +37,7 @@ struct Followed<T: crate::rollout::window::Counted> {
 #[derive(Debug)]
 struct Reported {
     /// By bucket, as last read.
-    last: Box<[u64]>,
+    last: Vec<u64>,
     followed: Followed<Histogram>,
     /// Whether nothing moved between the last two readings; see `Tracked`.
     settled: bool,
@@ -170,7 +170,7 @@ impl Followed<u64> {
 
 impl Reported {
     fn new(now: Time) -> Reported {
-        let last = vec![0; BUCKETS].into_boxed_slice();
+        let last = Vec::new();
         Reported { last, followed: Followed { last: 0, history: History::new(now) }, settled: false }
     }
 
@@ -179,8 +179,8 @@ impl Reported {
         let moved = std::mem::replace(&mut self.followed.last, reports) != reports;
         let was_settled = std::mem::replace(&mut self.settled, !moved);
         if moved || !was_settled {
-            let mut present = vec![0; BUCKETS].into_boxed_slice();
-            cells.iter().for_each(|vitals| add_all(&mut present, vitals.of(vital).values.read()));
+            let mut present = Vec::new();
+            cells.iter().for_each(|vitals| add_buckets(&mut present, vitals.of(vital).values.read()));
             self.followed.history.push(now, &grown(&present, &self.last));
             self.last = present;
         } else if ages {

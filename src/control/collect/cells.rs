@@ -6,7 +6,7 @@ use crate::rollout::window::Counts;
 use crate::tally::{PerWorker, Series};
 
 /// What all workers counted for one series, added up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reading {
     /// Requests that were decided.
     pub started: u64,
@@ -28,12 +28,12 @@ pub struct Reading {
     pub bytes_out: u64,
     /// See `Series`.
     pub first_byte_us: u64,
-    /// By bucket.
-    pub first_byte: Box<[u64]>,
+    /// By bucket; empty if there was none.
+    pub first_byte: Vec<u64>,
     /// See `Series`.
     pub total_us: u64,
-    /// By bucket.
-    pub total: Box<[u64]>,
+    /// By bucket; empty if there was none.
+    pub total: Vec<u64>,
 }
 
 impl Reading {
@@ -51,9 +51,9 @@ impl Reading {
             sum.bytes_in += series.bytes_in.read();
             sum.bytes_out += series.bytes_out.read();
             sum.first_byte_us += series.first_byte_us.read();
-            add_all(&mut sum.first_byte, series.first_byte.read());
+            add_buckets(&mut sum.first_byte, series.first_byte.read());
             sum.total_us += series.total_us.read();
-            add_all(&mut sum.total, series.total.read());
+            add_buckets(&mut sum.total, series.total.read());
         }
         sum
     }
@@ -70,9 +70,9 @@ impl Reading {
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
         self.first_byte_us += other.first_byte_us;
-        add_all(&mut self.first_byte, other.first_byte.iter().copied());
+        add_buckets(&mut self.first_byte, other.first_byte.iter().copied());
         self.total_us += other.total_us;
-        add_all(&mut self.total, other.total.iter().copied());
+        add_buckets(&mut self.total, other.total.iter().copied());
     }
 
     /// Whether the cells have moved since this reading.
@@ -101,41 +101,30 @@ impl Reading {
     }
 }
 
-impl Default for Reading {
-    fn default() -> Self {
-        let empty = || vec![0; BUCKETS].into_boxed_slice();
-        Reading {
-            started: 0,
-            ended: 0,
-            answered: 0,
-            unanswered: 0,
-            codes: Default::default(),
-            errors: Default::default(),
-            client_left: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            first_byte_us: 0,
-            first_byte: empty(),
-            total_us: 0,
-            total: empty(),
-        }
-    }
-}
-
 pub fn add_all(sums: &mut [u64], counts: impl IntoIterator<Item = u64>) {
     for (sum, count) in sums.iter_mut().zip(counts) {
         *sum += count;
     }
 }
 
+/// Adds the counts of a histogram, which takes memory once there are some.
+pub fn add_buckets(sums: &mut Vec<u64>, counts: impl IntoIterator<Item = u64>) {
+    let mut counts = counts.into_iter().peekable();
+    if sums.is_empty() && counts.peek().is_some() {
+        sums.resize(BUCKETS, 0);
+    }
+    add_all(sums, counts);
+}
+
 fn difference<const N: usize>(now: &[u64; N], before: &[u64; N]) -> [u64; N] {
     std::array::from_fn(|index| now[index].saturating_sub(before[index]))
 }
 
+/// What came to a histogram; `before` may be empty.
 pub fn grown(now: &[u64], before: &[u64]) -> Histogram {
     let mut histogram = Histogram::default();
-    for (bucket, (now, before)) in now.iter().zip(before).enumerate() {
-        histogram.add(bucket, now.saturating_sub(*before));
+    for (bucket, now) in now.iter().enumerate() {
+        histogram.add(bucket, now.saturating_sub(before.get(bucket).copied().unwrap_or(0)));
     }
     histogram
 }

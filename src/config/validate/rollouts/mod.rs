@@ -52,7 +52,7 @@ fn rollout(
     let key = format!("rollouts.{}", entry.name);
     let bucketer = hash::bucketer(&key, &entry.name, raw, context);
     let others = root.rollouts.iter().flat_map(|map| &map.value).map(|other| other.name.as_str());
-    let meant = nearest(&entry.name, others.filter(|other| *other != entry.name));
+    let meant = || nearest(&entry.name, others.filter(|other| *other != entry.name));
     let units = units::units(&key, entry, raw, meant, context);
     let arms = arms::arms(&key, entry, raw, root, context);
     let cohorts = cohorts::cohorts(&key, raw, &bucketer, context);
@@ -202,7 +202,7 @@ pub fn status_range(text: &str) -> Option<(u16, u16)> {
 }
 
 /// Each has counts per worker and route, and a snapshot walks them.
-const ROLLOUTS_MAX: usize = 64;
+const ROLLOUTS_MAX: usize = 1_000;
 /// What takes less than this is an ordinary answer.
 const CLOSE_STREAMS_MIN: Duration = Duration::from_secs(1);
 /// Longer is hardly different from leaving them.

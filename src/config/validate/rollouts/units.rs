@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 /// The sources of a rollout's unit, `assign_cookie` the last of them. `meant` is a rollout of nearly the same name: where
 /// there is no unit at all, a slip in the name of a table like `[rollouts.chta.errors]` is likelier than a forgotten key.
-pub fn units(
+pub fn units<'m>(
     key: &str,
     entry: &Named<raw::Rollout>,
     raw: &raw::Rollout,
-    meant: Option<&str>,
+    meant: impl FnOnce() -> Option<&'m str>,
     context: &mut Context<'_, '_>,
 ) -> Vec<UnitSource> {
     let secret = context.secret(&format!("{key}.jwt_secret"), raw.jwt_secret.as_ref(), raw.jwt_secret_file.as_ref());
@@ -42,7 +42,7 @@ pub fn units(
     if written.is_empty() && raw.assign_cookie.is_none() && !context.unread {
         let message = format!("{key}: nothing says who is asking, so no unit could ever be on the canary");
         let help = "add unit = [\"header:x-user-id\"], [\"client-ip\"], or assign_cookie = \"weir_id\"";
-        let help = meant.map_or(help.to_owned(), |meant| format!("did you mean `rollouts.{meant}`?"));
+        let help = meant().map_or(help.to_owned(), |meant| format!("did you mean `rollouts.{meant}`?"));
         context.problems.error(entry.place, message).with_help(help);
     }
     units
