@@ -364,6 +364,13 @@ pub struct ArmRoute {
     pub remove_headers: Vec<HeaderName>,
 }
 
+impl ArmRoute {
+    /// Whether it changes any header.
+    pub fn has_rules(&self) -> bool {
+        !self.set_headers.is_empty() || !self.remove_headers.is_empty()
+    }
+}
+
 /// Where an arm's requests go.
 #[derive(Debug)]
 pub enum ArmTarget {

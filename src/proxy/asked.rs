@@ -4,8 +4,7 @@ use super::conn::Client;
 use super::headers::{Ids, Rewrite, Shown, Why};
 use crate::rollout::Arm;
 use crate::rollout::assign::Decision;
-use crate::snapshot::{Route, Snapshot};
-use arrayvec::ArrayVec;
+use crate::snapshot::{ArmRoute, Route, Snapshot};
 use http::HeaderName;
 use http::request::Parts;
 
@@ -45,33 +44,44 @@ pub enum Role<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// What the rules for headers look at. As a fallback every rollout's stable arm applies.
+    /// What the rules for headers look at.
     pub fn rewrite(
         &self,
         snapshot: &'a Snapshot,
         route: &'a Route,
-        decisions: &[Decision],
+        decisions: &'a [Decision],
         role: Role<'a>,
     ) -> Rewrite<'a> {
         let Asked { parts, client, ids, host, trusted, websocket } = *self;
-        let (mut shown, mut arms) = (ArrayVec::new(), ArrayVec::new());
-        for (index, (on, decision)) in route.rollouts.iter().zip(decisions).enumerate() {
+        let copy = match role {
+            Role::Copy { keep, .. } => Some(keep),
+            Role::Primary | Role::Fallback => None,
+        };
+        Rewrite { parts, websocket, client, trusted, host, ids, arms: Arms { snapshot, route, decisions, role }, copy }
+    }
+}
+
+/// The arms that an upstream stands for, one for each rollout on the route.
+#[derive(Clone, Copy)]
+pub struct Arms<'a> {
+    snapshot: &'a Snapshot,
+    route: &'a Route,
+    decisions: &'a [Decision],
+    role: Role<'a>,
+}
+
+impl<'a> Arms<'a> {
+    /// What the upstream is told of each, and what each sets and removes. As a fallback every rollout's stable arm applies.
+    pub fn each(&self) -> impl Iterator<Item = (Shown<'a>, &'a ArmRoute)> {
+        let Arms { snapshot, route, decisions, role } = *self;
+        route.rollouts.iter().zip(decisions).enumerate().filter_map(move |(index, (on, decision))| {
             let (arm, why) = match (role, decision.arm) {
                 (Role::Fallback, Arm::Canary) => (Arm::Stable, Why::Fallback),
                 (Role::Copy { place, arm, .. }, _) if place == index => (arm, Why::Shadow),
                 (_, arm) => (arm, Why::Decided(decision.reason)),
             };
-            let (Some(split), Some(rollout)) = (snapshot.splits.get(on.rollout), snapshot.rollouts.get(on.rollout))
-            else {
-                continue;
-            };
-            shown.push(Shown { split, stage: rollout.stage.as_deref(), arm, why });
-            arms.extend(rollout.arms.get(arm.index()));
-        }
-        let copy = match role {
-            Role::Copy { keep, .. } => Some(keep),
-            Role::Primary | Role::Fallback => None,
-        };
-        Rewrite { parts, websocket, client, trusted, host, ids, shown, arms, copy }
+            let (split, rollout) = (snapshot.splits.get(on.rollout)?, snapshot.rollouts.get(on.rollout)?);
+            Some((Shown { split, stage: rollout.stage.as_deref(), arm, why }, rollout.arms.get(arm.index())?))
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! What an attempt to send a request is given, and what is left of one that failed. Both legs to an upstream use it.
 
+use super::alarm::Alarm;
 use super::fault::{Fault, Progress};
 use super::link::{Link, Place};
 use super::pool::{Lease, UpstreamPool};
@@ -44,16 +45,25 @@ pub struct Failed {
 
 /// A connection to the lease's endpoint: a pooled one unless `fresh`, else a new one. Where the upstream's quota is
 /// used up it waits for a connection to come back, for at most the connect timeout.
-pub async fn connect(way: &Way<'_>, lease: &Lease, fresh: bool) -> Result<Link, Fault> {
-    let mut passed_over = fresh;
+pub async fn connect(way: &Way<'_>, lease: &Lease, fresh: bool) -> Result<Box<Link>, Fault> {
+    let pooled = || lease.checkout(way.upstream, way.limits.upstream_max_lifetime);
+    match (!fresh).then(pooled).flatten() {
+        Some(link) => Ok(link),
+        // Rare, so its state is not part of every request's.
+        None => Box::pin(wait_or_open(way, lease, pooled)).await,
+    }
+}
+
+async fn wait_or_open(
+    way: &Way<'_>,
+    lease: &Lease,
+    pooled: impl Fn() -> Option<Box<Link>>,
+) -> Result<Box<Link>, Fault> {
+    let mut waited = false;
     let room = in_room(way, || {
         // One that was given back while this request waited is no staler than a new one.
-        if !std::mem::take(&mut passed_over)
-            && let Some(link) = lease.checkout(way.upstream, way.limits.upstream_max_lifetime)
-        {
-            return Some(Room::Link(link));
-        }
-        way.pool.place(way.upstream).map(Room::Place)
+        let back = std::mem::replace(&mut waited, true).then(&pooled).flatten();
+        back.map(Room::Link).or_else(|| way.pool.place(way.upstream).map(Room::Place))
     });
     match room.await? {
         Room::Link(link) => Ok(link),
@@ -64,21 +74,24 @@ pub async fn connect(way: &Way<'_>, lease: &Lease, fresh: bool) -> Result<Link, 
 /// Room for a request.
 enum Room {
     /// A pooled connection.
-    Link(Link),
+    Link(Box<Link>),
     /// A place for a new connection.
     Place(Place),
 }
 
 /// What `take` finds, asked again whenever something of the upstream's quota comes free, for at most the connect timeout.
 pub async fn in_room<T>(way: &Way<'_>, mut take: impl FnMut() -> Option<T>) -> Result<T, Fault> {
+    if let Some(room) = take() {
+        return Ok(room);
+    }
     let mut late = pin!(sleep(way.upstream.connect_timeout));
     loop {
-        if let Some(room) = take() {
-            return Ok(room);
-        }
         tokio::select! {
             () = way.pool.freed() => {}
             () = &mut late => return Err(Fault::Busy),
+        }
+        if let Some(room) = take() {
+            return Ok(room);
         }
     }
 }
@@ -88,11 +101,13 @@ pub async fn in_room<T>(way: &Way<'_>, mut take: impl FnMut() -> Option<T>) -> R
 /// is to blame itself.
 pub async fn in_time<T>(
     way: &Way<'_>,
+    alarm: &mut Alarm,
     mut step: impl FnMut(&mut Context<'_>) -> (Poll<Result<T, Fault>>, Progress),
 ) -> Result<T, Fault> {
-    let mut late = pin!(sleep(way.upstream.response_timeout));
-    let mut seen = Progress::default();
-    let (mut since, mut waited) = (Instant::now(), Duration::ZERO);
+    alarm.pass_on();
+    let mut since = Instant::now();
+    let mut late = after(since, way.upstream.response_timeout);
+    let (mut seen, mut waited) = (Progress::default(), Duration::ZERO);
     poll_fn(|cx| {
         let (polled, progress) = step(cx);
         if polled.is_ready() {
@@ -110,12 +125,17 @@ pub async fn in_time<T>(
                 }
                 false => way.upstream.response_timeout,
             };
-            late.as_mut().reset(now.checked_add(limit.min(FOR_EVER)).unwrap_or(now));
+            late = after(now, limit);
         }
         let fault = if seen.waits_for_client { Fault::ClientSlow } else { Fault::Failed(ErrorKind::Timeout) };
-        late.as_mut().poll(cx).map(|()| Err(fault))
+        alarm.poll_at(late, cx).map(|()| Err(fault))
     })
     .await
+}
+
+/// The moment so much later, as far as timers can count.
+pub fn after(now: Instant, limit: Duration) -> Instant {
+    now.checked_add(limit.min(FOR_EVER)).unwrap_or(now)
 }
 
 /// How long a client may be waited for in all that has sent so many bytes: some seconds, and one for each `body_min_rate`.

@@ -25,7 +25,6 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
@@ -252,11 +251,9 @@ async fn speak<S: ClientStream>(
         // What an HTTP/2 stream becomes that asks for a WebSocket.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| http2);
         let under_way = pulse.begin(request.body().is_end_stream());
-        let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
-        async move {
-            let response = request::handle(worker, Rc::clone(&client), request).await;
-            Ok::<_, Infallible>(hand_out(response, &client, upgrade, under_way))
-        }
+        request::handle(Rc::clone(worker), Rc::clone(&client), request, |response, client| {
+            hand_out(response, client, upgrade, under_way)
+        })
     });
     let age = (limits.connection_max_age < Duration::MAX).then(|| with_jitter(limits.connection_max_age, worker));
     let watch = Watch {

@@ -13,6 +13,7 @@ use super::headers::{Rewrite, clean_answer};
 use super::link::Link;
 use super::pool::Lease;
 use super::replay::Outgoing;
+use super::upload::Upload;
 use crate::rollout::outcome::ErrorKind;
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -82,7 +83,8 @@ pub async fn attempt(
     fresh: bool,
 ) -> Result<Answer, Box<Failed>> {
     if way.upstream.http2 {
-        let (mut head, download) = h2::send(way, lease, rewrite, body, fresh).await?;
+        // Large beside the HTTP/1 leg's state, whose requests would carry it as well.
+        let (mut head, download) = Box::pin(h2::send(way, lease, rewrite, body, fresh)).await?;
         clean_answer(&mut head.headers);
         return Ok(Answer { status: head.status, headers: head.headers, flow: Flow::H2(download) });
     }
@@ -96,13 +98,14 @@ pub async fn attempt(
 async fn send_h1(
     way: &Way<'_>,
     lease: Lease,
-    mut link: Link,
+    mut link: Box<Link>,
     rewrite: &Rewrite<'_>,
     body: Option<Outgoing>,
 ) -> Result<Answer, Box<Failed>> {
     let length = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
     write_head(&mut link.outbox.bytes, rewrite, &lease, length, body.is_some());
-    let exchange = Exchange::new(link, lease, body, length.is_none(), way.body_bytes_max).switching(rewrite.websocket);
+    let upload = Upload::new(body, length.is_none(), way.body_bytes_max);
+    let exchange = Exchange::new(link, lease, upload).switching(rewrite.websocket);
     let (mut head, rest) = exchange.head(way, &rewrite.parts.method).await?;
     let flow = match rest {
         Rest::Body(download) => Flow::H1(download),

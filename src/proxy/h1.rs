@@ -3,22 +3,20 @@
 //! The request's own future writes and reads, so both directions flow at once with back-pressure and nothing outlives
 //! the request. A connection is used again only after an exchange whose both bodies ended exactly where they said.
 
-use super::attempt::{Failed, Way, in_time};
+use super::attempt::{Failed, Way, after, in_time};
 use super::chunked::{Chunked, Piece};
 use super::fault::{Fault, Progress};
 use super::head::{Framing, Head, take_head};
 use super::link::Link;
 use super::pool::Lease;
-use super::replay::Outgoing;
 use super::upload::Upload;
 use crate::rollout::outcome::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use http_body::Frame;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 /// Room made for a head before a read, in bytes.
 const HEAD_READ_BYTES: usize = 4 * 1024;
@@ -29,7 +27,7 @@ const INTERIM_MAX: u8 = 16;
 
 /// One request and its answer on a connection.
 pub struct Exchange {
-    link: Link,
+    link: Box<Link>,
     lease: Lease,
     upload: Upload,
     interim: u8,
@@ -48,26 +46,29 @@ pub enum Rest {
 /// A connection that speaks HTTP no more; it never goes back to the pool.
 pub struct Switched {
     /// The connection, with what was read behind the head.
-    pub link: Link,
+    pub link: Box<Link>,
     /// The claim on its endpoint.
     pub lease: Lease,
 }
 
 impl Exchange {
     /// An exchange whose request head is in the link's outbox already.
-    pub fn new(link: Link, lease: Lease, body: Option<Outgoing>, chunked: bool, body_bytes_max: u64) -> Self {
-        Exchange { link, lease, upload: Upload::new(body, chunked, body_bytes_max), interim: 0, switches: false }
+    pub fn new(link: Box<Link>, lease: Lease, upload: Upload) -> Box<Self> {
+        Box::new(Exchange { link, lease, upload, interim: 0, switches: false })
     }
 
     /// The same for a request that asks for a WebSocket: then 101 is an answer.
-    pub fn switching(self, switches: bool) -> Self {
-        Exchange { switches, ..self }
+    pub fn switching(mut self: Box<Self>, switches: bool) -> Box<Self> {
+        self.switches = switches;
+        self
     }
 
     /// Sends the request and waits for the answer's head.
-    pub async fn head(mut self, way: &Way<'_>, method: &Method) -> Result<(Head, Rest), Box<Failed>> {
+    pub async fn head(mut self: Box<Self>, way: &Way<'_>, method: &Method) -> Result<(Head, Rest), Box<Failed>> {
         let bytes_max = way.limits.max_upstream_header_bytes;
-        let result = in_time(way, |cx| (self.poll_head(cx, method, bytes_max), self.progress())).await;
+        let mut alarm = std::mem::take(&mut self.link.alarm);
+        let result = in_time(way, &mut alarm, |cx| (self.poll_head(cx, method, bytes_max), self.progress())).await;
+        self.link.alarm = alarm;
         match result {
             Ok(head) if head.status.is_informational() => {
                 Ok((head, Rest::Switched(Switched { link: self.link, lease: self.lease })))
@@ -128,8 +129,8 @@ pub struct Download {
     keep_alive: bool,
     uploaded: u64,
     idle_limit: Duration,
-    idle: Option<Pin<Box<Sleep>>>,
-    idle_armed: bool,
+    /// When it will have been idle for too long; none while it moves.
+    idle_until: Option<Instant>,
 }
 
 enum State {
@@ -140,7 +141,7 @@ enum State {
 }
 
 impl Download {
-    fn new(exchange: Exchange, head: &Head, idle_limit: Duration) -> Self {
+    fn new(exchange: Box<Exchange>, head: &Head, idle_limit: Duration) -> Self {
         let state = match head.framing {
             Framing::Empty => State::Done,
             Framing::Length(length) => State::Length(length),
@@ -148,13 +149,12 @@ impl Download {
             Framing::UntilClose => State::UntilClose,
         };
         let mut download = Download {
-            exchange: Some(Box::new(exchange)),
+            exchange: Some(exchange),
             state,
             keep_alive: head.keep_alive,
             uploaded: 0,
             idle_limit,
-            idle: None,
-            idle_armed: false,
+            idle_until: None,
         };
         if matches!(download.state, State::Done) {
             download.finish();
@@ -185,7 +185,7 @@ impl Download {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let polled = self.poll_piece(cx);
         match &polled {
-            Poll::Ready(_) => self.idle_armed = false,
+            Poll::Ready(_) => self.idle_until = None,
             Poll::Pending => {
                 if self.poll_idle(cx).is_ready() {
                     let fault = self.exchange.as_ref().map_or(Fault::ClientLeft, |exchange| exchange.too_late());
@@ -197,16 +197,16 @@ impl Download {
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.idle_limit == Duration::MAX {
+        let Some(exchange) = self.exchange.as_mut().filter(|_| self.idle_limit < Duration::MAX) else {
             return Poll::Pending;
-        }
-        let limit = self.idle_limit;
-        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.idle_armed {
-            idle.as_mut().reset(Instant::now().checked_add(limit).unwrap_or_else(Instant::now));
-            self.idle_armed = true;
-        }
-        idle.as_mut().poll(cx)
+        };
+        let alarm = &mut exchange.link.alarm;
+        let until = *self.idle_until.get_or_insert_with(|| {
+            // The body may be polled in another task than the head was.
+            alarm.pass_on();
+            after(Instant::now(), self.idle_limit)
+        });
+        alarm.poll_at(until, cx)
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {

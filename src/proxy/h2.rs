@@ -1,5 +1,6 @@
 //! The HTTP/2 leg to an upstream: one request on a shared connection, and its answer's body.
 
+use super::alarm::Alarm;
 use super::attempt::{Failed, Way, in_room, in_time};
 use super::fault::Fault;
 use super::head::without_bad_trailers;
@@ -42,7 +43,8 @@ pub async fn send(
     };
     let mut unsent = None;
     let mut sending = pin!(sender.try_send_request(request));
-    let answered = in_time(way, |cx| {
+    let mut alarm = Alarm::default();
+    let answered = in_time(way, &mut alarm, |cx| {
         passed.watch(cx);
         let polled = sending.as_mut().poll(cx).map_err(|mut failure| {
             unsent = failure.take_message().map(|request| request.into_body().body);
@@ -96,7 +98,7 @@ async fn checkout(
         Room::Stream(sender, stream, more) => (sender, stream, true, more),
         Room::Place(place) => {
             let link = lease.connect(way.upstream, place).await?;
-            let shared = Shared::open(link, lease.now(), way.limits).await?;
+            let shared = Shared::open(*link, lease.now(), way.limits).await?;
             let (sender, stream) = shared.stream();
             lease.share(shared);
             (sender, stream, false, true)

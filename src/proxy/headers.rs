@@ -4,6 +4,7 @@
 //! `x-weir-*` of clients is removed, cookie crumbs are joined, a trace is passed on or started. The rules write into a
 //! `Sink`, so the HTTP/1 leg needs no header map of its own.
 
+use super::asked::Arms;
 use super::conn::Client;
 use super::head::concerns_connection;
 use super::shadow::SHADOW;
@@ -121,10 +122,8 @@ pub struct Rewrite<'a> {
     pub host: &'a str,
     /// Its ids.
     pub ids: &'a Ids,
-    /// What the upstream is told of the decisions on it.
-    pub shown: ArrayVec<Shown<'a>, { crate::snapshot::ROLLOUTS_PER_ROUTE_MAX }>,
-    /// What the chosen arms set and remove.
-    pub arms: ArrayVec<&'a ArmRoute, { crate::snapshot::ROLLOUTS_PER_ROUTE_MAX }>,
+    /// The arms that the upstream stands for.
+    pub arms: Arms<'a>,
     /// Set for a copy, whose answer no client gets: the headers it keeps although they identify somebody.
     pub copy: Option<&'a [HeaderName]>,
 }
@@ -156,6 +155,7 @@ impl Rewrite<'_> {
     pub fn write(&self, sink: &mut impl Sink) {
         let headers = &self.parts.headers;
         let named = named_by_connection(headers);
+        let replaces = self.arms.each().any(|(_, arm)| arm.has_rules());
         let mut cookie_written = false;
         for (name, value) in headers {
             let copy = match rule(name) {
@@ -166,7 +166,7 @@ impl Rewrite<'_> {
                 Rule::TraceState => self.ids.has_parent(),
                 Rule::Cookie => !std::mem::replace(&mut cookie_written, true),
             };
-            if !copy || named.contains(name) || self.is_replaced(name) || self.is_withheld(name) {
+            if !copy || named.contains(name) || (replaces && self.is_replaced(name)) || self.is_withheld(name) {
                 continue;
             }
             if *name == TE {
@@ -186,15 +186,15 @@ impl Rewrite<'_> {
         }
         sink.field(REQUEST_ID.as_str(), |out| out.extend_from_slice(self.ids.request()));
         sink.field(TRACEPARENT.as_str(), |out| self.ids.write_traceparent(out));
-        for (name, value) in self.arms.iter().flat_map(|arm| &arm.set_headers) {
+        for (name, value) in self.arms.each().flat_map(|(_, arm)| &arm.set_headers) {
             sink.field(name.as_str(), |out| out.extend_from_slice(value.as_bytes()));
         }
     }
 
     fn is_replaced(&self, name: &HeaderName) -> bool {
         let by =
-            |arm: &&ArmRoute| arm.remove_headers.contains(name) || arm.set_headers.iter().any(|(set, _)| set == name);
-        self.arms.iter().any(by)
+            |arm: &ArmRoute| arm.remove_headers.contains(name) || arm.set_headers.iter().any(|(set, _)| set == name);
+        self.arms.each().any(|(_, arm)| by(arm))
     }
 
     /// Whether a copy goes without that header, because it identifies somebody.
@@ -236,12 +236,12 @@ impl Rewrite<'_> {
     /// `x-weir-rollout: chat=canary;stage=canary-10;reason=bucket`, one element per rollout.
     fn write_rollouts(&self, sink: &mut impl Sink) {
         let earlier = self.trusted.then(|| self.parts.headers.get_all(ROLLOUT));
-        if self.shown.is_empty() && earlier.as_ref().is_none_or(|values| values.iter().next().is_none()) {
+        if self.arms.each().next().is_none() && earlier.as_ref().is_none_or(|values| values.iter().next().is_none()) {
             return;
         }
         sink.field(ROLLOUT.as_str(), |out| {
             let mut separate = earlier.is_some_and(|values| join(values, b", ", out) > 0);
-            for Shown { split, stage, arm, why } in &self.shown {
+            for (Shown { split, stage, arm, why }, _) in self.arms.each() {
                 if std::mem::replace(&mut separate, true) {
                     out.extend_from_slice(b", ");
                 }
@@ -361,14 +361,22 @@ fn is_traceparent(value: &[u8]) -> bool {
 
 /// 32 hexadecimal digits.
 pub fn hexadecimal(value: u128) -> [u8; 32] {
-    /// From ten on a digit is a letter.
-    const LETTERS: u8 = b'a' - 10;
+    /// What a letter is more than the digit before it and so many.
+    const LETTERS: u64 = (b'a' - b'0' - 10) as u64;
+    /// One in each byte.
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Eight digits at a time, one in each byte of a word.
+    let word = |half: u32| {
+        let spread = (u64::from(half) | u64::from(half) << 16) & 0x0000_ffff_0000_ffff;
+        let spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+        let digits = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        // From ten on a digit is a letter; six more carries those into their upper half.
+        let letters = (digits.wrapping_add(6 * ONES) >> 4) & ONES;
+        digits.wrapping_add(u64::from(b'0').wrapping_mul(ONES)).wrapping_add(letters.wrapping_mul(LETTERS))
+    };
     let mut text = [0; 32];
-    for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(value.to_be_bytes()) {
-        *pair = [byte >> 4, byte & 15];
-    }
-    for digit in &mut text {
-        *digit = digit.wrapping_add(if *digit < 10 { b'0' } else { LETTERS });
+    for (digits, bytes) in text.as_chunks_mut().0.iter_mut().zip(value.to_be_bytes().as_chunks().0) {
+        *digits = word(u32::from_be_bytes(*bytes)).to_be_bytes();
     }
     text
 }

@@ -2,6 +2,7 @@
 //!
 //! It knows no protocol; the legs (`h1`, `h2`) do, and the pool keeps it between requests.
 
+use super::alarm::Alarm;
 use crate::clock::Time;
 use bytes::BytesMut;
 use std::cell::Cell;
@@ -35,6 +36,8 @@ pub struct Link {
     pub inbox: BytesMut,
     /// What waits to be written.
     pub outbox: Outbox,
+    /// For the deadlines of whoever uses it.
+    pub alarm: Alarm,
     born: Time,
     parked: Time,
     used: bool,
@@ -48,6 +51,7 @@ impl Link {
             io,
             inbox: BytesMut::new(),
             outbox: Outbox::default(),
+            alarm: Alarm::default(),
             born: now,
             parked: now,
             used: false,

@@ -17,6 +17,7 @@
 
 pub mod access;
 mod admission;
+mod alarm;
 mod asked;
 mod attempt;
 mod body;

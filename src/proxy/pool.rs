@@ -48,7 +48,8 @@ pub struct EndpointPool {
     worker: usize,
     /// Requests under way; what balancing compares.
     in_flight: Cell<usize>,
-    idle: RefCell<Vec<Link>>,
+    #[expect(clippy::vec_box, reason = "a connection is moved several times for each request that it carries")]
+    idle: RefCell<Vec<Box<Link>>>,
     /// The multiplexed connections, if the upstream speaks HTTP/2.
     shared: RefCell<Vec<Shared>>,
     active_gauge: Arc<PerWorker<Count>>,
@@ -211,7 +212,7 @@ impl EndpointPool {
         judged
     }
 
-    fn take_idle(&self) -> Option<Link> {
+    fn take_idle(&self) -> Option<Box<Link>> {
         let link = self.idle.borrow_mut().pop()?;
         self.count_idle(1, 0);
         Some(link)
@@ -312,7 +313,7 @@ impl Lease {
     }
 
     /// An idle connection that is young enough and that the upstream has not closed.
-    pub fn checkout(&self, upstream: &Upstream, lifetime: Duration) -> Option<Link> {
+    pub fn checkout(&self, upstream: &Upstream, lifetime: Duration) -> Option<Box<Link>> {
         let now = self.pool.clock.now();
         loop {
             let mut link = self.pool.take_idle()?;
@@ -323,14 +324,14 @@ impl Lease {
     }
 
     /// A new connection.
-    pub async fn connect(&self, upstream: &Upstream, place: Place) -> Result<Link, Fault> {
+    pub async fn connect(&self, upstream: &Upstream, place: Place) -> Result<Box<Link>, Fault> {
         let opened = timeout(upstream.connect_timeout, self.open(upstream)).await;
         let io = opened.unwrap_or(Err(Fault::Failed(ErrorKind::Connect)));
         let now = self.now();
         if !matches!(io, Err(Fault::Exhausted)) {
             self.pool.judge(|ejection| ejection.connected(io.is_ok(), now));
         }
-        Ok(Link::new(io?, now, place))
+        Ok(Box::new(Link::new(io?, now, place)))
     }
 
     async fn open(&self, upstream: &Upstream) -> Result<Io, Fault> {
@@ -349,7 +350,7 @@ impl Lease {
     }
 
     /// Puts a connection back for the next request.
-    pub fn park(&self, mut link: Link) {
+    pub fn park(&self, mut link: Box<Link>) {
         if self.pool.retired.get() {
             return;
         }

@@ -27,7 +27,7 @@ pub enum Outgoing {
     /// Either, copied while it passes.
     Teed(Box<Tee>),
     /// A copy.
-    Replica(Replica),
+    Replica(Box<Replica>),
 }
 
 /// What a second submission of a body would be made of.

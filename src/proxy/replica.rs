@@ -290,20 +290,21 @@ impl Copy {
         let role = Role::Copy { place: self.place, arm, keep: &shadow.keep_headers };
         let rewrite = asked.rewrite(snapshot, route, &self.decisions, role);
         let lease = pool.pick(None).ok_or(Skip::NoEndpoint)?;
-        let answer = match attempt(&way, lease, &rewrite, body.map(Outgoing::Replica), false).await {
-            Ok(answer) => answer,
-            Err(failed) if is_stale(failed.unsent.is_some(), failed.stale, started) => return Err(Skip::Stale),
-            Err(failed) => {
-                return match failed.fault {
-                    Fault::Failed(kind) => Ok(End::Failed(kind)),
-                    Fault::NoEndpoint => Err(Skip::NoEndpoint),
-                    // Nobody sends a body here, so the others cannot be.
-                    Fault::Busy | Fault::Exhausted | Fault::ClientLeft | Fault::ClientSlow | Fault::BodyTooLong => {
-                        Err(Skip::Connections)
-                    }
-                };
-            }
-        };
+        let answer =
+            match attempt(&way, lease, &rewrite, body.map(|copy| Outgoing::Replica(Box::new(copy))), false).await {
+                Ok(answer) => answer,
+                Err(failed) if is_stale(failed.unsent.is_some(), failed.stale, started) => return Err(Skip::Stale),
+                Err(failed) => {
+                    return match failed.fault {
+                        Fault::Failed(kind) => Ok(End::Failed(kind)),
+                        Fault::NoEndpoint => Err(Skip::NoEndpoint),
+                        // Nobody sends a body here, so the others cannot be.
+                        Fault::Busy | Fault::Exhausted | Fault::ClientLeft | Fault::ClientSlow | Fault::BodyTooLong => {
+                            Err(Skip::Connections)
+                        }
+                    };
+                }
+            };
         seen.first_byte = Some(self.worker.clock.now());
         seen.status = Some(answer.status);
         seen.grpc_status = body::grpc_status(&answer.headers);

@@ -42,6 +42,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -79,24 +80,34 @@ pub struct Routed<'a> {
 /// Decisions of the rollouts on a route, in its order.
 pub type Decisions = ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>;
 
-/// Answers one request.
-pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Response<Body> {
-    let started = worker.clock.now();
-    let adopted = worker.adopted();
+/// Answers one request; `hand_out` makes of the answer what its connection gives its client.
+///
+/// The future is as small as can be, because the server moves it: it holds the request once, in parts.
+pub fn handle(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+    hand_out: impl FnOnce(Response<Body>, &Client) -> Response<Body>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let (mut parts, body) = request.into_parts();
-    websocket::adopt(&mut parts, worker.random());
-    let ids = Ids::of(&parts.headers, worker.random());
-    let mut line = access_line(&worker, &adopted, &client, &parts, &ids);
-    let exchange = Exchange { worker: &worker, adopted: &adopted, client: &client, parts: &parts, ids: &ids, started };
-    let (mut response, doubt) = match exchange.answer(body, &mut line).await {
-        Ok(response) => (response, false),
-        Err(refusal) => (exchange.refuse(refusal, line), refusal.leaves_doubt()),
-    };
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if (doubt || worker.is_draining()) && parts.version <= Version::HTTP_11 && !switches {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    async move {
+        let started = worker.clock.now();
+        let adopted = worker.adopted();
+        websocket::adopt(&mut parts, || worker.random());
+        let ids = Ids::of(&parts.headers, worker.random());
+        let mut line = access_line(&worker, &adopted, &client, &parts, &ids);
+        let exchange =
+            Exchange { worker: &worker, adopted: &adopted, client: &client, parts: &parts, ids: &ids, started };
+        let (mut response, doubt) = match exchange.answer(body, &mut line).await {
+            Ok(response) => (response, false),
+            Err(refusal) => (exchange.refuse(refusal, line), refusal.leaves_doubt()),
+        };
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if (doubt || worker.is_draining()) && parts.version <= Version::HTTP_11 && !switches {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(hand_out(response, &client))
     }
-    response
 }
 
 impl Exchange<'_> {
@@ -256,7 +267,7 @@ impl Exchange<'_> {
         answered
     }
 
-    fn rewrite<'b>(&'b self, routed: &Routed<'b>, decisions: &Decisions, role: Role<'b>) -> Rewrite<'b> {
+    fn rewrite<'b>(&'b self, routed: &Routed<'b>, decisions: &'b Decisions, role: Role<'b>) -> Rewrite<'b> {
         let Exchange { parts, client, ids, .. } = *self;
         let Routed { route, host, trusted, websocket, .. } = *routed;
         let asked = Asked { parts, client, ids, host, trusted, websocket };

@@ -65,7 +65,7 @@ fn is_framed_clearly(headers: &HeaderMap) -> bool {
 fn host(parts: &Parts) -> Option<&str> {
     let mut fields = parts.headers.get_all(HOST).iter();
     let field = match fields.next() {
-        Some(value) => Some(value.to_str().ok()?.trim()),
+        Some(value) => Some(std::str::from_utf8(value.as_bytes().trim_ascii()).ok()?),
         None => None,
     };
     if fields.next().is_some() {
@@ -89,14 +89,33 @@ fn is_authority(authority: &str) -> bool {
             Ok(_) => (address, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
             Err(_) => return false,
         },
-        None => authority.split_once(':').map_or((authority, Some("")), |(host, port)| (host, Some(port))),
+        None => match memchr::memchr(b':', authority.as_bytes()).and_then(|colon| authority.split_at_checked(colon)) {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None => (authority, Some("")),
+        },
     };
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    let marks = b"-._~%!$&'()*+,;=:";
-    !host.is_empty()
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
-        && port.is_some_and(|port| port.is_empty() || is_port(port))
+    let allowed = |byte: u8| NAME.get(usize::from(byte)).copied().unwrap_or(false);
+    !host.is_empty() && host.bytes().all(allowed) && port.is_some_and(|port| port.is_empty() || is_port(port))
 }
+
+/// Which bytes a name or an address may have: looked up, because every request names its host.
+#[expect(clippy::indexing_slicing, reason = "worked out when weir is built")]
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let marks = b"-._~%!$&'()*+,;=:";
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// The first route that matches, with its index.
 pub fn find<'a>(snapshot: &'a Snapshot, parts: &Parts, host: &str) -> Option<(usize, &'a Route)> {
@@ -111,7 +130,8 @@ pub fn find<'a>(snapshot: &'a Snapshot, parts: &Parts, host: &str) -> Option<(us
 
 /// The host without its port: `[::1]:80` is `[::1]`.
 fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
+    let colon = memchr::memrchr(b':', host.as_bytes());
+    match colon.and_then(|colon| Some((host.get(..colon)?, host.get(colon.saturating_add(1)..)?))) {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
         _ => host,
     }

@@ -88,7 +88,7 @@ impl Tunnel {
 /// Both connections and what is on its way between them.
 struct Pump<S> {
     client: S,
-    link: Link,
+    link: Box<Link>,
     /// From the upstream to the client.
     down: Lane,
     /// From the client to the upstream.

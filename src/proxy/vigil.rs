@@ -1,12 +1,11 @@
 //! How long a client's connection may do what it does: every deadline of a connection under one timer.
 //!
-//! A timer is a costly thing to set for each request, so none is: the deadline of a phase is worked out when the
-//! connection has nothing else to do, and the timer is only set if it would come too late. One that comes too early is
-//! set again. So a busy connection touches it about once in the shortest of its limits.
+//! The deadline of a phase is worked out when the connection has nothing else to do, and the `alarm` is told of it.
 //!
 //! `conn` asks it whenever a connection waits, and carries out what it says.
 
 use super::admission::Cut;
+use super::alarm::Alarm;
 use super::pulse::{Phase, Polled, Pulse};
 use crate::snapshot::Limits;
 use std::pin::Pin;
@@ -28,9 +27,7 @@ pub struct Vigil {
     retire_at: Option<Instant>,
     /// Whether the other side was told that the connection ends.
     told: bool,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Whether the timer will wake the task.
-    is_armed: bool,
+    alarm: Alarm,
 }
 
 /// How long each phase may last.
@@ -70,8 +67,7 @@ impl Vigil {
             since: now,
             retire_at: age.and_then(|age| now.checked_add(age)),
             told: false,
-            timer: None,
-            is_armed: false,
+            alarm: Alarm::default(),
         }
     }
 
@@ -97,7 +93,7 @@ impl Vigil {
         }
         loop {
             let Some(deadline) = self.deadline() else { return Verdict::Wait };
-            if !self.passed(deadline, cx) {
+            if !self.alarm.has_passed(deadline, cx) {
                 return Verdict::Wait;
             }
             if let Some(verdict) = self.due() {
@@ -124,28 +120,6 @@ impl Vigil {
             Phase::Head => Some(self.spans.head),
             Phase::Stuck => Some(self.spans.stuck),
             Phase::Lingering => Some(LINGER),
-        }
-    }
-
-    /// Whether the moment has come; if not, the task is woken then, or earlier.
-    fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if deadline < timer.deadline() {
-            timer.as_mut().reset(deadline);
-            self.is_armed = false;
-        }
-        loop {
-            if self.is_armed && !timer.is_elapsed() {
-                return false;
-            }
-            self.is_armed = timer.as_mut().poll(cx).is_pending();
-            if self.is_armed {
-                return false;
-            }
-            if timer.deadline() >= deadline {
-                return true;
-            }
-            timer.as_mut().reset(deadline);
         }
     }
 

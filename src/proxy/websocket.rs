@@ -48,11 +48,11 @@ pub fn is_asked_for(request: &Parts) -> bool {
 
 /// Brings an HTTP/2 client's request for a WebSocket (RFC 8441, section 5) into the form that upstreams are asked in: a GET
 /// with a key, of which that client knows nothing. Whether it was one.
-pub fn adopt(request: &mut Parts, random: u128) -> bool {
+pub fn adopt(request: &mut Parts, random: impl FnOnce() -> u128) -> bool {
     if request.method != Method::CONNECT || request.version != Version::HTTP_2 || !is_extended(request) {
         return false;
     }
-    let Ok(key) = HeaderValue::try_from(BASE64_STANDARD.encode(random.to_be_bytes())) else { return false };
+    let Ok(key) = HeaderValue::try_from(BASE64_STANDARD.encode(random().to_be_bytes())) else { return false };
     request.method = Method::GET;
     request.headers.insert(SEC_WEBSOCKET_KEY, key);
     true
