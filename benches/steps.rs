@@ -9,7 +9,7 @@
 #![allow(missing_docs)]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use http::{HeaderName, HeaderValue, Request};
+use http::Request;
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +19,7 @@ use weir::latch::Latches;
 use weir::proxy::fuzzing;
 use weir::rollout::Arm;
 use weir::rollout::assign::{Decision, Reason};
-use weir::snapshot::{ArmRoute, ArmTarget, Lookup, Match, Published, Snapshot};
+use weir::snapshot::{Lookup, Match, Published, Snapshot};
 use weir::tally::{Registry, SeriesKey};
 
 const ROUTES_MANY: usize = 10_000;
@@ -82,20 +82,21 @@ fn headers(criterion: &mut Criterion) {
     let Ok(request) = request.body(()) else { return };
     let (parts, ()) = request.into_parts();
     let rewrite = fuzzing::rewriter(SocketAddr::from(([192, 0, 2, 1], 4711)));
-    let name = HeaderName::from_static;
-    let plain = ArmRoute { to: ArmTarget::Route, set_headers: vec![], remove_headers: vec![] };
-    let rules = ArmRoute {
-        to: ArmTarget::Route,
-        set_headers: vec![(name("x-flag-chat"), HeaderValue::from_static("true"))],
-        remove_headers: vec![name("accept-language"), name("x-debug")],
-    };
+    let plain = config_text(1);
+    let rules = plain.replace(
+        "canary = { upstream = \"new\" }",
+        "canary = { upstream = \"new\", set_headers = { x-flag-chat = \"true\" }, \
+         remove_headers = [\"accept-language\", \"x-debug\"] }",
+    );
     let mut out = Vec::with_capacity(4096);
     let mut group = criterion.benchmark_group("headers");
-    for (what, arm) in [("without rules of an arm", &plain), ("one set, two removed", &rules)] {
+    for (what, text) in [("without rules of an arm", &plain), ("one set, two removed", &rules)] {
+        let Some(loaded) = loaded(text) else { continue };
+        let snapshot = snapshot_of(&loaded, &mut Registry::new(1));
         group.bench_function(what, |bencher| {
             bencher.iter(|| {
                 out.clear();
-                rewrite(black_box(&parts), arm, &mut out);
+                rewrite(black_box(&parts), &snapshot, &mut out);
                 out.len()
             });
         });

@@ -1,14 +1,16 @@
 //! What fuzzers and benchmarks reach of the data plane: bytes from upstreams and clients, read as a request reads them. Each door returns what
 //! it read, so that two readings can be held against each other; see `fuzz/` and `tests/fuzz.rs`.
 
+use super::asked::{Asked, Role};
 use super::chunked::{Chunked, Piece};
 use super::conn::Client;
 use super::head::{Framing, take_head};
-use super::headers::{Ids, Rewrite};
+use super::headers::Ids;
 use super::unit;
 use crate::clock::Wall;
-use crate::snapshot::{ArmRoute, Secret};
-use arrayvec::ArrayVec;
+use crate::rollout::Arm;
+use crate::rollout::assign::{Decision, Reason};
+use crate::snapshot::{Secret, Snapshot};
 use bytes::BytesMut;
 use http::header::{COOKIE, HOST};
 use http::request::Parts;
@@ -106,14 +108,16 @@ pub fn addresses(value: &str) -> Vec<IpAddr> {
     unit::addresses(value).collect()
 }
 
-/// What writes the fields of a request as an upstream of HTTP/1 gets them, for a client at that address that nobody trusts.
-pub fn rewriter(peer: SocketAddr) -> impl Fn(&Parts, &ArmRoute, &mut Vec<u8>) {
+/// What writes the fields of a request as the canary of the first route gets them over HTTP/1, for a client at that address
+/// that nobody trusts.
+pub fn rewriter(peer: SocketAddr) -> impl Fn(&Parts, &Snapshot, &mut Vec<u8>) {
     let client = Client::new(peer, false, 0);
-    move |parts, arm, out| {
+    move |parts, snapshot, out| {
+        let Some(route) = snapshot.routes.first() else { return };
         let ids = Ids::of(&parts.headers, 1);
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let arms = [arm].into_iter().collect();
-        let (websocket, trusted, shown, copy) = (false, false, ArrayVec::new(), None);
-        Rewrite { parts, websocket, client: &client, trusted, host, ids: &ids, shown, arms, copy }.write(out);
+        let asked = Asked { parts, client: &client, ids: &ids, host, trusted: false, websocket: false };
+        let decisions = [Decision { arm: Arm::Canary, reason: Reason::Bucket }];
+        asked.rewrite(snapshot, route, &decisions, Role::Primary).write(out);
     }
 }
