@@ -11,29 +11,32 @@ use super::view::review::{Point, Review};
 use crate::control::Handle;
 use axum::extract::State;
 use axum::http::Uri;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-#[derive(Debug, Serialize)]
-struct History {
-    rollout: String,
+/// The course of a rollout.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct History {
+    /// The rollout.
+    pub rollout: String,
     /// What was asked for: a span, or `rollout` for all of its time.
-    range: String,
+    pub range: String,
     /// RFC 3339 in UTC.
-    since: String,
+    pub since: String,
     /// See `since`.
-    until: String,
+    pub until: String,
     /// Why numbers are missing, or null.
-    note: Option<String>,
+    pub note: Option<String>,
     /// How long a point is, in seconds.
-    point_s: f64,
+    pub point_s: f64,
     /// The oldest first; at most some hundreds.
-    points: Vec<Point>,
+    pub points: Vec<Point>,
     /// The audit trail, the oldest first.
-    events: Vec<Event>,
+    pub events: Vec<Event>,
     /// Whether older entries are left out.
-    events_cut: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_cut: bool,
+    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     charts: Option<Vec<Drawing>>,
 }
 

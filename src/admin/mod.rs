@@ -12,7 +12,7 @@ mod chart;
 mod failure;
 mod figures;
 pub mod health;
-mod history;
+pub mod history;
 mod listen;
 mod page;
 mod patience;

@@ -269,7 +269,8 @@ fn diff(diff: &DiffInShort, paint: Paint) -> String {
     text
 }
 
-fn cohorts(rollout: &Rollout) -> Table {
+/// Its cohorts, their switches and where their members go.
+pub fn cohorts(rollout: &Rollout) -> Table {
     let mut table = Table::new("<<<>");
     table.head(["cohort", "switch", "members go to", "listed"]);
     for cohort in &rollout.cohorts {

@@ -13,12 +13,13 @@ use super::screen::{self, Input, Screen, Signals};
 use super::status;
 use super::stop::{Outcome, Stop};
 use crate::admin::health::Upstreams;
+use crate::admin::history::History;
 use crate::admin::view::{Event, Events, Rollout};
 use crate::clock::Clock;
 use picture::Picture;
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Shows until a key, Ctrl-C or a closed pipe ends it.
 pub fn run(console: &mut Console, global: &Global, arguments: &Status) -> Outcome {
@@ -75,6 +76,9 @@ async fn show(console: &mut Console<'_>, global: &Global, arguments: &Status, cl
     let mut picture = Picture::of(arguments.rollout.as_deref());
     // Asked before the terminal is taken: what is wrong with the command is said where it was typed.
     let first = look(client, arguments, &mut trail).await;
+    if let Ok(Look { rollouts, .. }) = &first {
+        before(&mut picture, client, rollouts, &clock).await;
+    }
     take(&mut picture, &mut link, first, &clock)?;
     let (mut signals, screen) = (Signals::new()?, Screen::open()?);
     loop {
@@ -151,6 +155,22 @@ async fn look(client: &Client, arguments: &Status, trail: &mut Trail) -> Result<
     let upstreams = client.asking("/api/v1/upstreams", BESIDE_PATIENCE).await.and_then(|answer| answer.form()).ok();
     let _ = trail.follow(client, arguments.rollout.as_deref()).await;
     Ok(Look { rollouts, recent, upstreams, events: trail.latest.iter().cloned().collect() })
+}
+
+/// Puts what the only rollout did in the last minutes on its curves; a weir that keeps no history leaves them to begin now.
+async fn before(picture: &mut Picture, client: &Client, rollouts: &[Rollout], clock: &Clock) {
+    let [only] = rollouts else { return };
+    let path = format!("/api/v1/rollouts/{}/history?range={}s", encode(&only.name), ring::BEFORE.as_secs());
+    let Ok(history) = client.asking(&path, BESIDE_PATIENCE).await.and_then(|answer| answer.form::<History>()) else {
+        return;
+    };
+    let until = at(&history.until);
+    let points = history.points.iter().filter_map(|point| Some((until?.duration_since(at(&point.at)?).ok()?, point)));
+    picture.ring.fill(clock.now(), points);
+}
+
+fn at(rfc3339: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(rfc3339).ok()
 }
 
 fn take(picture: &mut Picture, link: &mut Link, asked: Result<Look, Stop>, clock: &Clock) -> Outcome {

@@ -7,6 +7,8 @@ export function charts(history) {
   if (drawings.length === 0) return h("p", { class: "empty" }, "Nothing has been counted in this time yet.");
   const marked = drawings.some((drawing) => drawing.marks.length > 0);
   return h("div", {},
+    h("p", { class: "legend" }, ["stable", "canary"].map((arm) => h("span", {},
+      h("svg", { width: 26, height: 8, "aria-hidden": "true" }, h("path", { class: `line ${arm}`, d: "M1 4H25" })), arm))),
     h("div", { class: "charts" }, drawings.map(figure)),
     h("p", { class: "key" },
       `${moment(history.since)} to ${moment(history.until)} UTC, a point is ${Math.round(history.point_s)} s. `,
@@ -18,12 +20,10 @@ function figure(drawing) {
   const id = `chart-${drawing.id}`;
   const line = (one) => one.path && h("path", { class: `line ${one.class}`, d: one.path });
   const mark = (one) => h("g", { class: `mark ${one.class}` }, h("title", {}, one.text), h("path", { d: `M${one.x} 0V${drawing.height}` }));
-  const legend = (one) => h("span", {},
-    h("svg", { width: 22, height: 8, "aria-hidden": "true" }, h("path", { class: `line ${one.class}`, d: "M1 4H21" })), one.name);
   const word = (kind, side) => (one) => h("span", { class: `${kind} ${one.class}`, style: { [side]: `${one.at}%` } }, one.text);
   const label = (one) => one.label && h("span", { class: `m ${one.label.class} ${one.class}`, style: { left: `${one.label.at}%` } }, one.label.text);
   return h("figure", { class: "chart", id },
-    h("figcaption", {}, drawing.title, h("span", { class: "legend" }, drawing.lines.length > 1 && drawing.lines.map(legend))),
+    h("figcaption", {}, drawing.title),
     h("div", { class: "plot" },
       h("svg", { viewBox: `0 0 ${drawing.width} ${drawing.height}`, preserveAspectRatio: "none", role: "img", "aria-labelledby": `${id}-t ${id}-d` },
         h("title", { id: `${id}-t` }, drawing.title), h("desc", { id: `${id}-d` }, drawing.description),

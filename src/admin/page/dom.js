@@ -40,12 +40,13 @@ export function morph(present, wanted) {
 }
 
 export const share = (ppm) => `${trim((ppm ?? 0) / 1e4)}%`;
-export const percent = (value) => (value === null || value === undefined ? "–" : `${trim(value * 100)}%`);
+export const percent = (value) => (value === null || value === undefined ? "–" : `${trim(value * 100, 2)}%`);
 export const rate = (value) => (value === null || value === undefined ? "–" : `${(value * 100).toFixed(2)}%`);
 export const count = (value) => Number(value ?? 0).toLocaleString("en-US");
 
-function trim(value) {
-  const digits = value === 0 || Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 1 ? 1 : 3;
+// Weights are as fine as a part per million; what is measured is not.
+function trim(value, small = 4) {
+  const digits = value >= 1 && small < 4 ? 1 : small;
   return String(Number(value.toFixed(digits)));
 }
 

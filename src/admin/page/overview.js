@@ -38,7 +38,7 @@ function row(rollout) {
   return h("tr", { id: `row-${rollout.name}` },
     h("th", { scope: "row" }, h("a", { href: `#/rollout/${encodeURIComponent(rollout.name)}` }, rollout.name)),
     h("td", { "data-label": "State" }, h("span", { class: `chip ${tone(rollout)}` }, state(rollout))),
-    h("td", { "data-label": "Stage" }, stage ? [stage.name, h("span", { class: "dim" }, ` ${stage.index + 1} of ${stage.count}`)] : h("span", { class: "dim" }, "no plan")),
+    h("td", { "data-label": "Stage" }, stage ? h("span", {}, stage.name, h("span", { class: "dim" }, ` ${stage.index + 1} of ${stage.count}`)) : h("span", { class: "dim" }, "no plan")),
     h("td", { "data-label": "Weight" }, h("span", { class: "weight" }, h("span", { class: "figure" }, share(rollout.weight_ppm)),
       h("span", { class: "bar", "aria-hidden": "true" }, h("span", { style: { width: `${rollout.weight_ppm / 1e4}%` } })))),
     h("td", { "data-label": "Breaker", class: rollout.breaker?.state === "open" ? "bad" : rollout.breaker?.state === "half_open" ? "warn" : null }, breaker(rollout)),

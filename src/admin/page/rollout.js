@@ -35,21 +35,23 @@ function head(page, rollout) {
     ["Breaker", breaker(rollout)],
     ["Next", next(rollout)],
   ];
+  // Each with its own tone: what is no trouble is not red because something else is.
   const trouble = [];
-  if (rollout.killed) trouble.push(`Killed: everyone is on stable. ${rollout.state_reason ?? ""}`);
-  else if (rollout.state_reason) trouble.push(rollout.state_reason);
+  const say = (text, how) => trouble.push(h("p", { class: `trouble ${how}` }, text));
+  if (rollout.killed) say(`Killed: everyone is on stable. ${rollout.state_reason ?? ""}`, "bad");
+  else if (rollout.state_reason) say(rollout.state_reason, tone(rollout));
   if (rollout.breaker?.state === "open") {
     const left = rollout.breaker.cooldown_s === null ? "" : ` Some probe it again in ${span(rollout.breaker.cooldown_s)}.`;
-    trouble.push(`The breaker is open, so everyone is on stable: ${rollout.breaker.last_reason ?? ""}.${left}`);
+    say(`The breaker is open, so everyone is on stable: ${rollout.breaker.last_reason ?? ""}.${left}`, "bad");
   }
-  if (rollout.breaker?.state === "half_open") trouble.push(`The breaker is half-open: ${share(rollout.breaker.probe_ppm)} of the canary's units probe it.`);
-  if (rollout.breaker?.note) trouble.push(rollout.breaker.note);
-  if (rollout.note) trouble.push(rollout.note);
-  if (rollout.time_scale > 1) trouble.push(`A rehearsal: the plan runs ${rollout.time_scale} times as fast as written.`);
+  if (rollout.breaker?.state === "half_open") say(`The breaker is half-open: ${share(rollout.breaker.probe_ppm)} of the canary's units probe it.`, "warn");
+  if (rollout.breaker?.note) say(rollout.breaker.note, "warn");
+  if (rollout.note) say(rollout.note, "warn");
+  if (rollout.time_scale > 1) say(`A rehearsal: the plan runs ${rollout.time_scale} times as fast as written.`, "quiet");
   return h("div", { class: "head" },
     h("div", { class: "title" }, h("h1", {}, rollout.name), h("span", { class: `chip ${tone(rollout)}` }, state(rollout))),
     h("dl", { class: "facts" }, facts.filter(Boolean).map(([term, text]) => h("div", {}, h("dt", {}, term), h("dd", {}, text)))),
-    trouble.map((text) => h("p", { class: `trouble ${tone(rollout)}` }, text)),
+    trouble,
     actions(page, rollout));
 }
 
@@ -151,7 +153,7 @@ function explain(page) {
   const found = page.explained;
   const said = found && (found.error ? h("p", { class: "bad" }, found.error) : h("p", {},
     h("b", {}, found.unit ?? "that request"), " gets ", h("b", { class: found.arm }, found.arm), ` (${found.reason}). `,
-    found.bucket_ppm === null ? null : `Its bucket is ${count(found.bucket_ppm)} of 1,000,000, the weight ends at ${count(found.weight_ppm)}. `,
+    found.bucket_ppm === null ? null : `Its bucket is ${count(found.bucket_ppm)} of 1,000,000; by weight the canary has those below ${count(found.weight_ppm)}. `,
     found.cohorts.length > 0 && `Cohorts: ${found.cohorts.join(", ")}.`,
     found.requires && ` On ${found.requires.rollout} it gets ${found.requires.arm}.`));
   return section("Explain a unit",

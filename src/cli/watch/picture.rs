@@ -77,6 +77,9 @@ impl Picture {
         if let Some(shadow) = &rollout.shadow {
             text.push_str(&format!("{}\n", status::shadow(shadow, paint)));
         }
+        if !rollout.cohorts.is_empty() {
+            text.push_str(&format!("\n{}", status::cohorts(rollout).print(paint)));
+        }
         text
     }
 
@@ -120,7 +123,8 @@ fn timeline(rollout: &Rollout, columns: usize, paint: Paint) -> String {
         let (tone, shown) = match present.filter(|present| present.index == index) {
             Some(present) => {
                 let served = render::lasting(present.served_s);
-                (Tone::Bold, format!("> {called}, {served} of {}", render::lasting(stage.min_duration_s)))
+                let done = bar(present.served_s, stage.min_duration_s);
+                (Tone::Bold, format!("> {called} {done} {served} of {}", render::lasting(stage.min_duration_s)))
             }
             None if stage.finished => (Tone::Green, format!("+ {called}")),
             None => (Tone::Dim, format!("  {called}")),
@@ -137,6 +141,13 @@ fn timeline(rollout: &Rollout, columns: usize, paint: Paint) -> String {
         used += width;
     }
     if text.is_empty() { text } else { text + "\n" }
+}
+
+/// How much of a stage's time is served.
+fn bar(served_s: f64, min_duration_s: f64) -> String {
+    let part = if min_duration_s > 0.0 { (served_s / min_duration_s).clamp(0.0, 1.0) } else { 1.0 };
+    let done = (part * BAR as f64).floor() as usize;
+    "━".repeat(done) + &"─".repeat(BAR.saturating_sub(done))
 }
 
 /// One line a rollout.
@@ -188,6 +199,8 @@ fn ago(at: Wall, now: Wall) -> String {
 const BESIDE_CURVES: usize = 36;
 /// Narrower curves say nothing.
 const CURVE_MIN: usize = 6;
+/// Characters of the bar of the present stage.
+const BAR: usize = 8;
 /// Between stages of the timeline.
 const GAP: usize = 2;
 

@@ -1,5 +1,6 @@
 //! The last minutes of both arms, kept while somebody looks, as curves of block characters.
 
+use crate::admin::view::review::{Point, PointArm};
 use crate::admin::view::{Arm, Arms};
 use crate::clock::Time;
 use std::collections::VecDeque;
@@ -31,9 +32,29 @@ struct Column {
 }
 
 impl Ring {
+    /// Takes what was counted before anybody looked: points, the oldest first, each with how long ago it ended.
+    pub fn fill<'a>(&mut self, now: Time, points: impl Iterator<Item = (Duration, &'a Point)>) {
+        let now = now.since(Time::default()) + BEFORE;
+        let numbers = |arm: &PointArm| {
+            let rate = (arm.requests > 0).then(|| arm.errors as f64 / arm.requests as f64);
+            [Some(arm.rps), rate, arm.p95_ms]
+        };
+        for (ago, point) in points {
+            let span = Duration::try_from_secs_f64(point.span_s).unwrap_or_default();
+            let peaks = [numbers(&point.stable), numbers(&point.canary)];
+            let (Some(end), Some(begin)) = (now.checked_sub(ago), now.checked_sub(ago + span)) else { continue };
+            for slot in begin.as_secs() / STEP.as_secs()..end.as_secs() / STEP.as_secs() {
+                if self.columns.back().is_none_or(|column| column.slot < slot) {
+                    self.columns.push_back(Column { slot, peaks });
+                }
+            }
+        }
+        self.columns.drain(..self.columns.len().saturating_sub(COLUMNS_MAX));
+    }
+
     /// Takes numbers in. Of those in one step the highest count: a peak is never smoothed away.
     pub fn add(&mut self, now: Time, arms: &Arms) {
-        let slot = now.since(Time::default()).as_secs() / STEP.as_secs();
+        let slot = (now.since(Time::default()) + BEFORE).as_secs() / STEP.as_secs();
         let numbers = |arm: &Arm| [Some(arm.rps), arm.error_rate, arm.p95_ms];
         let seen = [numbers(&arms.stable), numbers(&arms.canary)];
         match self.columns.back_mut().filter(|column| column.slot == slot) {
@@ -90,6 +111,8 @@ const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█
 pub const STEP: Duration = Duration::from_secs(5);
 /// Wider curves are never drawn: five minutes.
 pub const COLUMNS_MAX: usize = 60;
+/// How far curves reach back behind the moment at which somebody began to look.
+pub const BEFORE: Duration = Duration::from_secs(STEP.as_secs() * COLUMNS_MAX as u64);
 
 #[cfg(test)]
 mod tests {
@@ -116,6 +139,22 @@ mod tests {
         assert_eq!(ring.draw(Curve::P95, 6), [" ▂▂  ▃", "  █  ▅"]);
         assert_eq!(ring.draw(Curve::Rps, 2), [" █", " █"], "a narrow window shows the newest");
         assert_eq!(ring.draw(Curve::Rps, 0), ["", ""]);
+    }
+
+    #[test]
+    fn what_was_counted_before_is_on_the_curves_and_what_comes_goes_on() {
+        let point = |rps: f64, span_s: f64| Point {
+            span_s,
+            stable: PointArm { rps, requests: 10, errors: 1, ..PointArm::default() },
+            ..Point::default()
+        };
+        let (old, new) = (point(100.0, 10.0), point(400.0, 10.0));
+        let ago = Duration::from_secs;
+        let mut ring = Ring::default();
+        ring.fill(at(2), [(ago(400), &old), (ago(22), &old), (ago(2), &new)].into_iter());
+        ring.add(at(2), &arms((200.0, 0.0, 1.0), None));
+        assert_eq!(ring.draw(Curve::Rps, 8)[0], " ▃▃  ██▅", "two columns for ten seconds each, and the gap between");
+        assert_eq!(ring.draw(Curve::Errors, 8)[0], " ██  ██▁");
     }
 
     #[test]

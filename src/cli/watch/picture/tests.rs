@@ -64,7 +64,7 @@ fn one_rollout_is_shown_with_all_that_decides() {
 
 chat  running  weight 10%
 stage ten (2 of 3) at 10%; 22h to serve, then the next stage begins if its gate passes
-+ team 0%  > ten 10%, 2h of 24h    full 100%
++ team 0%  > ten 10% ──────── 2h of 24h    full 100%
 
             stable  50s          canary  50s
 share        90.0%                10.0%
@@ -91,6 +91,26 @@ events
 }
 
 #[test]
+fn a_bar_is_full_when_the_time_is_served_and_never_before() {
+    assert_eq!(
+        ["0,60", "30,60", "59,60", "60,60", "90,60", "0,0"].map(|case| {
+            let (served, least) = case.split_once(',').unwrap();
+            bar(served.parse().unwrap(), least.parse().unwrap())
+        }),
+        ["────────", "━━━━────", "━━━━━━━─", "━━━━━━━━", "━━━━━━━━", "━━━━━━━━"]
+    );
+}
+
+#[test]
+fn cohorts_and_their_switches_are_on_it() {
+    let mut with = picture();
+    let cohort = json!({"name": "internal", "enabled": true, "killed": true, "exclude": false, "units": 40});
+    with.rollouts[0].cohorts = vec![serde_json::from_value(cohort).unwrap()];
+    let text = with.text(NOW, 56, Paint::default());
+    assert!(text.lines().any(|line| line.starts_with("internal ") && line.ends_with(" 40")), "{text}");
+}
+
+#[test]
 fn while_weir_is_away_the_rest_stays_where_it_is() {
     let mut picture = picture();
     let before = picture.text(NOW, 80, Paint::default());
@@ -107,7 +127,10 @@ fn while_weir_is_away_the_rest_stays_where_it_is() {
 fn a_long_plan_takes_several_lines_and_a_narrow_window_no_curves() {
     let wide = timeline(&rollout("chat"), 80, Paint::default());
     assert_eq!(wide.lines().count(), 1);
-    assert_eq!(timeline(&rollout("chat"), 30, Paint::default()), "+ team 0%\n> ten 10%, 2h of 24h\n  full 100%\n");
+    assert_eq!(
+        timeline(&rollout("chat"), 30, Paint::default()),
+        "+ team 0%\n> ten 10% ──────── 2h of 24h\n  full 100%\n"
+    );
     let done = Rollout { state: "completed".to_owned(), ..rollout("chat") };
     assert!(!timeline(&done, 80, Paint::default()).contains('>'));
     let narrow = picture().text(NOW, 40, Paint::default());
