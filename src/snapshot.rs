@@ -487,6 +487,12 @@ impl AccessLog {
     }
 }
 
+/// What the answers on one HTTP/2 connection to an upstream may send ahead together, at least. Each of them is held back by
+/// its own window; half of this one is what the library grants to frames that are small and unread (it counts 256 bytes for
+/// each, and ends the connection with all its requests beyond). Answers in small pieces are what streams of tokens are
+/// made of, and a few clients that read slowly must not end everybody's.
+pub const UPSTREAM_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
+
 /// The data plane's limits; `limits.md` has the sources. Times are those of one occasion, counts those of one worker's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -228,7 +228,7 @@ mod tests {
         assert!((1..=10_000).contains(&limits.max_connections));
         assert_eq!(limits.max_headers, 100);
         assert_eq!(limits.h1_buffer, 65_536);
-        assert_eq!(limits.h2_connection_window, 1 << 20);
+        assert_eq!(limits.h2_connection_window, 2 << 20);
         assert_eq!(limits.h2_local_resets, 128);
         assert_eq!(upstream.connect_timeout, Duration::from_secs(2));
         assert_eq!(upstream.response_timeout, Duration::from_secs(15));

@@ -251,7 +251,7 @@ async fn speak<S: ClientStream>(
         // What an HTTP/2 stream becomes that asks for a WebSocket.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| http2);
         let under_way = pulse.begin(request.body().is_end_stream());
-        request::handle(Rc::clone(worker), Rc::clone(&client), request, |response, client| {
+        request::handle(Rc::clone(worker), Rc::clone(&client), request, under_way, |response, client, under_way| {
             hand_out(response, client, upgrade, under_way)
         })
     });
@@ -392,7 +392,9 @@ where
             }
             let mut ends = false;
             if !watch.vigil.is_told() {
-                ends = watch.pulse.asks_goaway();
+                // HTTP/1 is asked to go elsewhere with an answer, HTTP/2 as soon as it has carried a request.
+                let elsewhere = watch.begun && watch.pulse.has_begun() && watch.seat.worker().is_draining();
+                ends = watch.pulse.asks_goaway() || elsewhere;
                 if !ends && watch.seat.worker().must_finish() {
                     ends = watch.begun || watch.pulse.has_begun() || {
                         let late = late.get_or_insert_with(|| Box::pin(sleep(watch.patience)));
@@ -503,5 +505,55 @@ impl Drop for Counted {
         if let Some(gauge) = self.gauge.of(self.worker) {
             gauge.sub(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::shared::LocalExecutor;
+    use crate::tally::Registry;
+    use http_body_util::Empty;
+    use std::convert::Infallible;
+    use tokio::io::duplex;
+    use tokio::sync::Notify;
+    use tokio::task::LocalSet;
+
+    async fn panics_where_it_is_told(request: Request<Incoming>, gate: Rc<Notify>) -> Response<Empty<Bytes>> {
+        match request.uri().path() {
+            "/panic" => panic!("as it was told"),
+            "/held" => gate.notified().await,
+            _ => {}
+        }
+        Response::new(Empty::new())
+    }
+
+    #[test]
+    fn a_panic_ends_its_own_stream_and_no_other_of_its_connection() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let counts = Registry::new(1).listener(&Arc::from("test"));
+            let streams = Streams { pulse: Rc::default(), stall: Duration::from_secs(60), worker: 0, counts };
+            let (ours, theirs) = duplex(1 << 16);
+            let gate = Rc::new(Notify::new());
+            let held = Rc::clone(&gate);
+            let service = service_fn(move |request| {
+                let gate = Rc::clone(&held);
+                async move { Ok::<_, Infallible>(panics_where_it_is_told(request, gate).await) }
+            });
+            tokio::task::spawn_local(http2::Builder::new(streams).serve_connection(TokioIo::new(theirs), service));
+            let (mut client, connection) =
+                hyper::client::conn::http2::handshake(LocalExecutor, TokioIo::new(ours)).await.unwrap();
+            tokio::task::spawn_local(connection);
+            let mut ask = |path: &str| {
+                client
+                    .send_request(Request::get(format!("http://a.example{path}")).body(Empty::<Bytes>::new()).unwrap())
+            };
+            let neighbour = tokio::task::spawn_local(ask("/held"));
+            assert!(ask("/panic").await.is_err());
+            assert_eq!(ask("/other").await.unwrap().status(), StatusCode::OK);
+            gate.notify_one();
+            assert_eq!(neighbour.await.unwrap().unwrap().status(), StatusCode::OK);
+        });
     }
 }

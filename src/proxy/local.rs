@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 pub enum Drain {
     /// It serves.
     No,
-    /// It still accepts, but asks clients to go elsewhere: answers say `connection: close`.
+    /// It still accepts, but asks clients to go elsewhere: answers say `connection: close`, HTTP/2 connections GOAWAY.
     Closing,
     /// It accepts no more; requests under way finish, within the drain timeout.
     Finish,
@@ -224,9 +224,9 @@ impl Worker {
         self.drain.set(stage);
         if stage > Drain::No {
             self.drains.notify_waiters();
+            self.seats.borrow().wakers.values().flatten().for_each(Waker::wake_by_ref);
         }
         if stage >= Drain::Finish {
-            self.seats.borrow().wakers.values().flatten().for_each(Waker::wake_by_ref);
             self.accepting.borrow().iter().for_each(Waker::wake_by_ref);
         }
     }

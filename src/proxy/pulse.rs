@@ -24,6 +24,8 @@ pub struct Pulse {
     heard: Cell<bool>,
     /// Whether a part of a head has come.
     in_head: Cell<bool>,
+    /// Whether a part of a request's body is still to come, over HTTP/1.
+    in_body: Cell<bool>,
     /// Whether the request under way has no body, so that what comes now belongs to the next head.
     bodiless: Cell<bool>,
     /// Whether a part of the next head has come with that.
@@ -128,6 +130,11 @@ impl Pulse {
         self.retiring.set(true);
     }
 
+    /// Whether a part of an HTTP/1 request's body is still to come.
+    pub fn in_body(&self, is_to_come: bool) {
+        self.in_body.set(is_to_come);
+    }
+
     /// Whether HTTP/2 must be told so; HTTP/1 is told with an answer.
     pub fn asks_goaway(&self) -> bool {
         self.retiring.get() && self.http2.get()
@@ -207,9 +214,15 @@ pub struct UnderWay {
 }
 
 impl UnderWay {
-    /// Whether the answer is the last one of an HTTP/1 connection, and must say so.
+    /// Whether the answer is the last one of an HTTP/1 connection, and must say so. One that is early is: what then comes of
+    /// the request's body may be for nobody, and is not waited for.
     pub fn is_last(&self) -> bool {
-        self.pulse.retiring.get() && !self.pulse.http2.get()
+        (self.pulse.retiring.get() || self.pulse.in_body.get()) && !self.pulse.http2.get()
+    }
+
+    /// Whether its client is one that takes requests back, over HTTP/2.
+    pub fn is_doubtful(&self) -> bool {
+        self.pulse.taken_back.get() > 0
     }
 
     /// Its answer is there.
@@ -348,6 +361,17 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_before_the_end_of_the_request_is_the_last_one() {
+        let pulse = Rc::<Pulse>::default();
+        pulse.open(false, 10, false, 2);
+        let request = pulse.begin(false);
+        pulse.in_body(true);
+        assert!(request.is_last());
+        pulse.in_body(false);
+        assert!(!request.is_last());
+    }
+
+    #[test]
     fn a_body_is_no_head_and_frames_are_neither() {
         let pulse = open(false);
         let request = pulse.begin(false);
@@ -384,7 +408,8 @@ mod tests {
             }
         }
         assert_eq!(pulse.abuse(), None);
-        for _ in 0..12 {
+        assert!(pulse.begin(true).is_doubtful());
+        for _ in 0..11 {
             drop(pulse.begin(true));
             assert_eq!(pulse.abuse(), None);
         }

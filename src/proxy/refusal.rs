@@ -55,6 +55,8 @@ pub enum Refusal {
     Coding,
     /// A version of HTTP that is not spoken.
     Version,
+    /// A WebSocket to an upstream of HTTP/2.
+    WebSocketHttp2,
 }
 
 impl Refusal {
@@ -70,7 +72,7 @@ impl Refusal {
                 StatusCode::BAD_REQUEST
             }
             Refusal::HeadTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Refusal::Coding => StatusCode::NOT_IMPLEMENTED,
+            Refusal::Coding | Refusal::WebSocketHttp2 => StatusCode::NOT_IMPLEMENTED,
             Refusal::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -91,7 +93,7 @@ impl Refusal {
             Refusal::Timeout => "4",
             Refusal::Method | Refusal::NoRoute | Refusal::WebSocket => "12",
             Refusal::BadHost | Refusal::BadFraming | Refusal::BadRequest | Refusal::UriTooLong => "13",
-            Refusal::Coding | Refusal::Version => "12",
+            Refusal::Coding | Refusal::Version | Refusal::WebSocketHttp2 => "12",
             Refusal::BodyTooLong | Refusal::HeadTooLong => "8",
             Refusal::NoEndpoint | Refusal::Busy | Refusal::Overloaded => "14",
             Refusal::Connect | Refusal::Tls | Refusal::Reset | Refusal::Protocol => "14",
@@ -168,7 +170,8 @@ mod tests {
         assert_eq!(Refusal::BadHost.word(), "bad_host");
         assert_eq!(Refusal::Busy.word(), "upstream_busy");
         assert_eq!(Refusal::Timeout.word(), "timeout");
-        assert_eq!(Refusal::Version as usize + 1, REFUSALS.len());
+        assert_eq!(Refusal::WebSocketHttp2 as usize + 1, REFUSALS.len());
+        assert_eq!(Refusal::WebSocketHttp2.word(), "websocket_http2");
         assert_eq!(Refusal::BadRequest.word(), "bad_request");
         assert_eq!(Refusal::HeadTooLong.word(), "head_too_long");
         assert_eq!(Refusal::Coding.word(), "coding");

@@ -26,6 +26,7 @@ use super::forward::{Answer, Unanswered, send};
 use super::headers::{Ids, Rewrite};
 use super::local::{Adopted, Worker};
 use super::observe::Observation;
+use super::pulse::UnderWay;
 use super::refusal::Refusal;
 use super::replay::{Again, Outgoing, outgoing};
 use super::tunnel::Tunnel;
@@ -87,10 +88,15 @@ pub fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
     request: Request<Incoming>,
-    hand_out: impl FnOnce(Response<Body>, &Client) -> Response<Body>,
+    under_way: UnderWay,
+    hand_out: impl FnOnce(Response<Body>, &Client, UnderWay) -> Response<Body>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let (mut parts, body) = request.into_parts();
     async move {
+        if under_way.is_doubtful() {
+            // hyper looks in between whether the client has taken it back: then it costs no upstream anything.
+            tokio::task::yield_now().await;
+        }
         let started = worker.clock.now();
         let adopted = worker.adopted();
         websocket::adopt(&mut parts, || worker.random());
@@ -106,7 +112,7 @@ pub fn handle(
         if (doubt || worker.is_draining()) && parts.version <= Version::HTTP_11 && !switches {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(hand_out(response, &client))
+        Ok(hand_out(response, &client, under_way))
     }
 }
 
@@ -134,6 +140,9 @@ impl Exchange<'_> {
 
         let target = target(snapshot, route, &decisions);
         note(line, snapshot, route, &decisions, &target);
+        if websocket && is_http2(snapshot, &target) {
+            return Err(Refusal::WebSocketHttp2);
+        }
         if body.size_hint().lower() > route.body_bytes_max {
             return Err(Refusal::BodyTooLong);
         }
@@ -237,7 +246,11 @@ impl Exchange<'_> {
     ) -> Sent {
         let snapshot = &*self.adopted.snapshot;
         let stable = decisions.iter().map(|decision| Decision { arm: Arm::Stable, ..*decision }).collect();
-        let Target::Upstream(upstream) = target(snapshot, routed.route, &stable) else { return sent };
+        let instead = target(snapshot, routed.route, &stable);
+        if routed.websocket && is_http2(snapshot, &instead) {
+            return sent;
+        }
+        let Target::Upstream(upstream) = instead else { return sent };
         if let Err(sequel) = standby.permit(self.adopted, &sent, &again, self.worker.clock.now()) {
             standby.count(self.adopted, self.worker.index, sequel);
             return sent;
@@ -394,6 +407,11 @@ pub fn target<'a>(snapshot: &'a Snapshot, route: &Route, decisions: &Decisions) 
         Some(ArmTarget::Upstream(upstream)) => Target::Upstream(*upstream),
         Some(ArmTarget::Route) | None => route.upstream.map_or(Target::Nowhere, Target::Upstream),
     }
+}
+
+/// Whether requests go there over HTTP/2, which carries no WebSockets to upstreams.
+fn is_http2(snapshot: &Snapshot, target: &Target<'_>) -> bool {
+    matches!(target, Target::Upstream(index) if snapshot.upstreams.get(*index).is_some_and(|upstream| upstream.http2))
 }
 
 fn arm_of(snapshot: &Snapshot, rollout: usize, decision: Decision) -> Option<&ArmRoute> {

@@ -6,7 +6,7 @@ use super::link::{Io, Link, Place};
 use super::replay::{Broken, Outgoing};
 use crate::clock::Time;
 use crate::rollout::outcome::ErrorKind;
-use crate::snapshot::Limits;
+use crate::snapshot::{Limits, UPSTREAM_WINDOW_BYTES};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2;
@@ -232,7 +232,7 @@ async fn handshake(
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits.h2_stream_window)
-        .initial_connection_window_size(limits.h2_connection_window)
+        .initial_connection_window_size(limits.h2_connection_window.max(UPSTREAM_WINDOW_BYTES))
         // None before the upstream has said how many it takes: it would refuse those beyond.
         .initial_max_send_streams(0)
         .max_send_buf_size(limits.h2_send_buffer)

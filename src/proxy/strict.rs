@@ -62,6 +62,12 @@ impl<S> Strict<S> {
 
     /// How many of these bytes, the next ones of the stream, may be handed on now.
     fn clear(&mut self, bytes: &[u8]) -> usize {
+        let cleared = self.pass(bytes);
+        self.pulse.in_body(!matches!(self.place, Place::Head(_)));
+        cleared
+    }
+
+    fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut cleared = 0;
         if let Place::Head(seen) = self.place {
             match self.head(bytes, seen) {

@@ -1,7 +1,7 @@
 //! The words of the metrics that say why weir refused, turned away or cut; the data plane's enums stand in their order.
 
 /// Every way in which weir refuses a request, in the order of `WorkerCounts::refused`: words of log and metric.
-pub const REFUSALS: [&str; 21] = [
+pub const REFUSALS: [&str; 22] = [
     "bad_host",
     "bad_framing",
     "method",
@@ -23,6 +23,7 @@ pub const REFUSALS: [&str; 21] = [
     "head_too_long",
     "coding",
     "version",
+    "websocket_http2",
 ];
 
 /// Why a client's connection is closed unserved, in the order of `ListenerCounts::refused`: words of the metric.

@@ -62,8 +62,9 @@ section! {
         h2_streams: [optional] u32 = "100",
         /// Flow-control window of a stream.
         h2_stream_window: [optional] Bytes = "64KiB",
-        /// Flow-control window of an HTTP/2 connection.
-        h2_connection_window: [optional] Bytes = "1MiB",
+        /// Flow-control window of a client's HTTP/2 connection. Half of it is also what pieces of bodies may cost, 256 bytes each,
+        /// that are smaller than that and not taken by an upstream yet; a client beyond that is cut.
+        h2_connection_window: [optional] Bytes = "2MiB",
         /// Bytes queued for a stream.
         h2_send_buffer: [optional] Bytes = "64KiB",
         /// Requests of one connection that a client may take back before they are answered; beyond that the connection is cut,
