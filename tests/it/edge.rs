@@ -1,5 +1,5 @@
-//! What an edge meets in a day: clients that wait to be told to go on, uploads and downloads without end, streams of many small
-//! messages, upstreams that never finish, certificates that change, an end that is not waited for.
+//! What an edge meets in a day: clients that wait to be told to go on, streams of many small messages, upstreams that never
+//! finish, an end that is not waited for.
 
 use crate::harness::client::next_data;
 use crate::harness::piped::{piped, sized};
@@ -12,14 +12,12 @@ use crate::harness::{Answer, Client, Config, Gate, Origin, RawClient, Reply, Ste
 use crate::overload::{holding, limited};
 use crate::process::Process;
 use bytes::Bytes;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const UNIT: &[(&str, &str)] = &[("x-user-id", "u")];
-const MIB: u64 = 1024 * 1024;
 
-fn canary(origin: &Origin) -> Config {
+/// Everything to the canary.
+pub fn canary(origin: &Origin) -> Config {
     Config::split(origin, origin).weight("100%")
 }
 
@@ -197,88 +195,6 @@ async fn an_upstream_that_never_finishes_its_head_is_given_up_in_time() {
         count("active") == 0 && count("idle") <= 1
     };
     weir.metrics_until("the ends of all broken connections", open).await;
-    weir.stop().await;
-}
-
-#[tokio::test]
-async fn a_quarter_of_a_gibibyte_passes_each_way_without_growth_of_memory() {
-    const LENGTH: u64 = 256 * MIB;
-    let origin = Origin::start("new").await;
-    let folder = folder();
-    let file = folder.path().join("weir.toml");
-    std::fs::write(&file, canary(&origin).to_string()).expect("the folder is ours");
-    let process = Process::start(&file).await;
-    let mut client = Client::http1(process.address).await;
-    assert_eq!(client.get("/", UNIT).await.status, 200);
-    let before = process.peak_memory();
-    for http2 in [false, true] {
-        let mut client = Client::to(process.address, http2).await;
-        origin.script(|_| Reply::body(Content::Fill { bytes: LENGTH, sized: true }));
-        let asked = client.request("GET", "/", UNIT, sized(""));
-        let mut body = client.send(asked).await.expect("a head").into_body();
-        let mut received = 0;
-        while let Some(data) = next_data(&mut body).await {
-            received += data.len() as u64;
-        }
-        assert_eq!(received, LENGTH);
-        origin.script(|_| Reply::Hello);
-        let (feed, body) = piped();
-        let fed = tokio::spawn(async move {
-            let piece = Bytes::from(vec![7; 64 * 1024]);
-            for _ in 0..LENGTH / (64 * 1024) {
-                assert!(feed.data(piece.clone()).await);
-            }
-        });
-        let asked = client.request("POST", "/", UNIT, body);
-        let answer = tokio::spawn(async move { client.send_patiently(asked).await });
-        fed.await.expect("everything is taken");
-        assert_eq!(soon("the answer", answer).await.expect("no panic").expect("an answer").status(), 200);
-        assert_eq!(origin.last().body_bytes, LENGTH);
-    }
-    let grown = process.peak_memory().saturating_sub(before);
-    assert!(grown < 32 * MIB, "memory grew by {grown} bytes");
-}
-
-#[tokio::test]
-async fn certificates_change_under_load_without_an_error_and_a_bad_one_changes_nothing() {
-    let origin = Origin::start("new").await;
-    let folder = folder();
-    let mut certificate = Certificate::new();
-    certificate.write(folder.path());
-    let config = canary(&origin).listener("tls = { cert = \"cert.pem\", key = \"key.pem\" }");
-    let weir = Weir::start_in(folder, &config).await;
-    let (over, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let mut load = Vec::new();
-    for http2 in [false, true] {
-        let protocol: &[&str] = if http2 { &["h2"] } else { &["http/1.1"] };
-        let mut client = Client::over(certificate.connect(weir.address, protocol).await, http2).await;
-        let (over, asked) = (Arc::clone(&over), Arc::clone(&asked));
-        load.push(tokio::spawn(async move {
-            while !over.load(Ordering::Relaxed) {
-                assert_eq!(client.get("/", UNIT).await.status, 200);
-                asked.fetch_add(1, Ordering::Relaxed);
-            }
-        }));
-    }
-    for round in 0..20 {
-        let before = asked.load(Ordering::Relaxed);
-        if round % 4 == 3 {
-            std::fs::write(weir.folder.path().join("cert.pem"), "no certificate").expect("the folder is ours");
-            assert_ne!(weir.reload().await.status, 200);
-        } else {
-            certificate = Certificate::new();
-            certificate.write(weir.folder.path());
-            // The watch may have seen one of the two files already, and both by now.
-            eventually("the reload", || async { (weir.reload().await.status == 200).then_some(()) }).await;
-        }
-        let (weir, certificate) = (&weir, &certificate);
-        eventually("the certificate", || async { certificate.try_connect(weir.address, &["h2"]).await.ok() }).await;
-        eventually("requests", || std::future::ready((asked.load(Ordering::Relaxed) > before + 1).then_some(()))).await;
-    }
-    over.store(true, Ordering::Relaxed);
-    for client in load {
-        soon("a client's end", client).await.expect("no request failed");
-    }
     weir.stop().await;
 }
 

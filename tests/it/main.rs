@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod abuse;
 mod admin;
 mod breaker;
 mod chaos;
@@ -23,8 +24,10 @@ mod crossing;
 mod dashboards;
 mod diff;
 mod diff_cases;
+mod drains;
 mod edge;
 mod fallback;
+mod faults;
 mod floods;
 mod framing;
 mod framing_h2;
@@ -54,5 +57,6 @@ mod sticky;
 mod stream;
 mod upstreams;
 mod vitals;
+mod volume;
 mod websocket;
 mod websocket_h2;

@@ -1,9 +1,11 @@
 //! The program as people run it: exit codes, reports on bad files, signals, what it leaves behind.
 
+use crate::harness::metrics::Metrics;
 use crate::harness::piped::sized;
+use crate::harness::raw::request;
 use crate::harness::wait::{eventually, settled};
 use crate::harness::weir::folder;
-use crate::harness::{Client, Config, Origin, Reply};
+use crate::harness::{Client, Config, Origin, RawClient, Reply};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,6 +31,35 @@ pub struct Process {
     child: Child,
     /// Where clients connect.
     pub address: SocketAddr,
+    /// Where the admin API listens, if the config leaves that open.
+    pub admin: SocketAddr,
+}
+
+/// A port that is free now and was ours a moment ago, for a config that needs it as text.
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound")
+}
+
+fn spawn(file: &Path, address: SocketAddr, admin: SocketAddr, log: Stdio) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    if std::fs::read_to_string(file).expect("the folder is ours").contains("[admin]\naddress = \"127.0.0.1:0\"") {
+        command.env("WEIR__ADMIN__ADDRESS", admin.to_string());
+    }
+    command
+        .args(["serve", "-c", &file.to_string_lossy()])
+        .env("WEIR__LISTENERS__0__ADDRESS", address.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("the binary is built")
+}
+
+async fn readiness(admin: SocketAddr) -> Option<u16> {
+    let mut client = RawClient::over(tokio::net::TcpStream::connect(admin).await.ok()?);
+    client.try_send(format!("GET /readyz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")).await.ok()?;
+    Some(client.try_answer().await?.status)
 }
 
 impl Process {
@@ -38,25 +69,39 @@ impl Process {
     }
 
     async fn start_logging(file: &Path, log: Stdio) -> Process {
-        // The port is free now and was ours a moment ago; the config needs it as text.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        drop(listener);
-        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["serve", "-c", &file.to_string_lossy()])
-            .env("WEIR__LISTENERS__0__ADDRESS", address.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the binary is built");
-        let mut process = Process { child, address };
+        let (address, admin) = (free_address(), free_address());
+        let mut process = Process { child: spawn(file, address, admin, log), address, admin };
         eventually("weir to listen", || {
             assert!(process.child.try_wait().expect("a child of ours").is_none(), "weir ended instead of serving");
             async move { tokio::net::TcpStream::connect(address).await.ok() }
         })
         .await;
         process
+    }
+
+    /// Starts another one on the same addresses of clients, and waits until it serves.
+    pub async fn start_beside(&self, file: &Path) -> Process {
+        let (address, admin) = (self.address, free_address());
+        let mut process = Process { child: spawn(file, address, admin, Stdio::null()), address, admin };
+        eventually("the second weir to be ready", || {
+            assert!(process.child.try_wait().expect("a child of ours").is_none(), "weir ended instead of serving");
+            async move { (readiness(admin).await == Some(200)).then_some(()) }
+        })
+        .await;
+        process
+    }
+
+    /// Whether it says that it is ready: the status, if it answers at all.
+    pub async fn readiness(&self) -> Option<u16> {
+        readiness(self.admin).await
+    }
+
+    /// One scrape, if it answers.
+    pub async fn metrics(&self) -> Option<Metrics> {
+        let host = self.admin.to_string();
+        let mut client = RawClient::over(tokio::net::TcpStream::connect(self.admin).await.ok()?);
+        client.try_send(request("GET", "/metrics", &[("host", &host), ("connection", "close")], b"")).await.ok()?;
+        Some(Metrics::parse(&client.try_answer().await?.text()))
     }
 
     /// The most memory it has held so far, in bytes.

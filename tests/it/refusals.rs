@@ -7,6 +7,7 @@ use crate::harness::piped::{piped, sized};
 use crate::harness::raw::request;
 use crate::harness::reply::Content;
 use crate::harness::{Client, Config, Gate, Origin, RawClient, Reply, Step, Weir, soon};
+use crate::upstreams::Refusing;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,10 +36,12 @@ async fn failures(weir: &Weir, ended: u64, kinds: &[(&str, u64)]) {
     }
 }
 
-/// An address where nothing listens.
+/// An address where nothing listens, nor ever will: a port that was given back might be the next origin's.
 fn nowhere() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound")
+    let refusing = Refusing::new();
+    let address = refusing.0;
+    std::mem::forget(refusing);
+    address
 }
 
 #[tokio::test]

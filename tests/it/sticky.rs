@@ -55,6 +55,30 @@ async fn a_unit_has_one_arm_on_every_connection_and_protocol_and_after_a_restart
 }
 
 #[tokio::test]
+async fn a_unit_from_a_cookie_has_one_arm_however_its_cookies_are_split() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let config = Config::split(&legacy, &new).rollout(&format!("salt = \"{SALT}\""));
+    let weir = Weir::start(&config.to_string().replace("header:x-user-id", "cookie:session")).await;
+    let mut clients = [Client::http1(weir.address).await, Client::http2(weir.address).await];
+    for unit in units(40) {
+        let session = format!("session={unit}");
+        let joined = format!("theme=dark; {session}; session=other");
+        for cookies in [
+            &[("cookie", session.as_str())][..],
+            &[("cookie", &*joined)],
+            &[("cookie", "theme=dark"), ("cookie", &*session), ("cookie", "lang=de")],
+            &[("cookie", "a=b"), ("cookie", &*joined)],
+        ] {
+            for client in &mut clients {
+                let got = client.get("/", cookies).await;
+                assert_eq!(got.origin(), expected(&unit, 50), "{cookies:?}");
+            }
+        }
+    }
+    weir.stop().await;
+}
+
+#[tokio::test]
 async fn explain_flags_and_the_command_line_name_the_arm_that_requests_get() {
     let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
     let config = Config::split(&legacy, &new).weight("30%").rollout(&format!("salt = \"{SALT}\""));

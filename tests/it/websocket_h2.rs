@@ -4,7 +4,7 @@ use crate::harness::metrics::Metrics;
 use crate::harness::piped::sized;
 use crate::harness::wait::eventually;
 use crate::harness::websocket::{BINARY, Peer, Sockets, TEXT, accepting};
-use crate::harness::{Client, Config, Weir, soon};
+use crate::harness::{Client, Config, Origin, RawClient, Weir, soon};
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
@@ -157,4 +157,30 @@ async fn the_end_of_the_process_closes_it_politely() {
     socket.close(1001).await;
     upstream.close(1001).await;
     soon("the end", stopped).await.expect("a stop does not panic");
+}
+
+#[tokio::test]
+async fn a_websocket_to_an_upstream_of_http2_is_501_and_nobodys_failure() {
+    let origin = Origin::start("new").await;
+    let config = Config::split(&origin, &origin).weight("100%").upstreams("protocol = \"h2\"");
+    let weir = Weir::start(&config).await;
+    let mut client = Client::http2(weir.address).await;
+    assert_eq!(client.get("/", &[("x-user-id", "u")]).await.status, 200);
+    assert_eq!(ask(&mut client, "/", "websocket").await.err(), Some(501));
+    let mut client = RawClient::connect(weir.address).await;
+    client
+        .send(
+            "GET / HTTP/1.1\r\nhost: x\r\nx-user-id: u\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .await;
+    let answer = client.answer().await;
+    assert!(answer.status == 501 && answer.text().starts_with("websocket_http2"), "{answer:?}");
+    // The connection goes on.
+    assert_eq!(client.get("/", &[("x-user-id", "u")]).await.status, 200);
+    assert_eq!(origin.count(), 2);
+    let metrics = weir.metrics().await;
+    assert_eq!(metrics.count("weir_refused_total", &[("reason", "websocket_http2")]), 2);
+    assert_eq!(metrics.count("weir_request_errors_total", &[]), 0);
+    weir.stop().await;
 }

@@ -1,4 +1,4 @@
-//! How large and how lucky a chaos run is: the number of requests and the seed, both from the environment.
+//! How large a test is and how lucky a chaos run: numbers and the seed, from the environment.
 //!
 //! `WEIR_CHAOS_REQUESTS` is the number of requests of all chaos tests together, `WEIR_CHAOS_SEED` chooses others than the
 //! usual ones; the seed is printed with a failure.
@@ -20,6 +20,31 @@ pub fn requests(percent: u64) -> u64 {
 /// How often a process is killed: `WEIR_KILLS`, or else that many times.
 pub fn kills(usual: u64) -> u64 {
     number("WEIR_KILLS", usual)
+}
+
+/// How many MiB pass each way where much passes: `WEIR_VOLUME_MIB`, or else that many.
+pub fn volume_mib(usual: u64) -> u64 {
+    number("WEIR_VOLUME_MIB", usual)
+}
+
+/// How often a certificate changes: `WEIR_ROTATIONS`, or else that many times.
+pub fn rotations(usual: u64) -> u64 {
+    number("WEIR_ROTATIONS", usual)
+}
+
+/// How often a process drains: `WEIR_DRAINS`, or else that many times.
+pub fn drains(usual: u64) -> u64 {
+    number("WEIR_DRAINS", usual)
+}
+
+/// Requests against each fault of an upstream: `WEIR_FAULT_REQUESTS`, or else that many.
+pub fn fault_requests(usual: u64) -> u64 {
+    number("WEIR_FAULT_REQUESTS", usual)
+}
+
+/// How many streams one client opens: `WEIR_STREAMS`, or else that many.
+pub fn tiny_streams(usual: u64) -> u64 {
+    number("WEIR_STREAMS", usual)
 }
 
 /// The seed of this run.

@@ -10,6 +10,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use tokio::net::TcpStream;
 
 /// One connection.
@@ -21,6 +22,9 @@ enum Sender {
     Http1(http1::SendRequest<AnyBody>),
     Http2(http2::SendRequest<AnyBody>),
 }
+
+/// An answer on its way.
+type Answering = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>;
 
 /// One answer, read to its end.
 #[derive(Clone, Debug)]
@@ -120,10 +124,10 @@ impl Client {
     }
 
     /// Sends a request whose body may take longer than any event; who feeds it watches over that.
-    pub async fn send_patiently(&mut self, request: Request<AnyBody>) -> hyper::Result<Response<Incoming>> {
+    pub fn send_patiently(&mut self, request: Request<AnyBody>) -> Answering {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.send_request(request).await,
-            Sender::Http2(sender) => sender.send_request(request).await,
+            Sender::Http1(sender) => Box::pin(sender.send_request(request)),
+            Sender::Http2(sender) => Box::pin(sender.send_request(request)),
         }
     }
 

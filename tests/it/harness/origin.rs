@@ -68,7 +68,7 @@ pub struct State {
     pub streams_peak: u64,
     /// Requests whose head has arrived, in order.
     pub requests: Vec<Seen>,
-    /// Bytes of `Content::Fill` that were taken.
+    /// Bytes of `Content::Fill` and `Content::Chunked` that were taken.
     pub filled: u64,
 }
 
@@ -125,7 +125,7 @@ impl Origin {
         self.shared.state.borrow().requests.len() as u64
     }
 
-    /// Bytes of `Content::Fill` that were taken.
+    /// Bytes of `Content::Fill` and `Content::Chunked` that were taken.
     pub fn filled(&self) -> u64 {
         self.shared.state.borrow().filled
     }
@@ -310,6 +310,10 @@ async fn raw_steps(wire: &mut Wire, steps: Vec<Step>, socket: &socket2::Socket) 
                     tokio::time::sleep(pause).await;
                 }
             }
+            Step::Hang => {
+                while wire.fill().await? {}
+                return Ok(false);
+            }
             Step::Close => {
                 wire.close().await?;
                 return Ok(false);
@@ -350,6 +354,7 @@ async fn http1_answer(wire: &mut Wire, answer: Answer, body: &mut Upload, shared
         Content::Chunked(chunks) => {
             for chunk in chunks {
                 http1_piece(wire, &chunk, true).await?;
+                shared.filled(chunk.len());
             }
         }
         Content::Fill { bytes, .. } => {
@@ -423,6 +428,8 @@ where
         }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    // As little ahead on each stream as the protocol says, and room for all of it in small pieces.
+    builder.initial_stream_window_size(65_535).initial_connection_window_size(4 << 20);
     let mut serving = pin!(builder.max_concurrent_streams(streams_max).serve_connection(io, service));
     loop {
         tokio::select! {
@@ -506,7 +513,11 @@ fn http2_body(answer: Answer, mut upload: Incoming, index: usize, shared: Arc<Sh
             }
             Content::Chunked(chunks) => {
                 for chunk in chunks {
-                    feed.data(chunk).await;
+                    let length = chunk.len();
+                    if !feed.data(chunk).await {
+                        return;
+                    }
+                    shared.filled(length);
                 }
             }
             Content::Fill { bytes, .. } => {

@@ -74,6 +74,8 @@ pub enum Step {
     Write(Vec<u8>),
     /// Writes byte by byte with pauses between.
     Trickle(Vec<u8>, Duration),
+    /// Waits until the other side ends the connection.
+    Hang,
     /// Ends the connection.
     Close,
     /// Resets the connection.
