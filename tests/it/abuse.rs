@@ -146,7 +146,7 @@ async fn streams_without_number_are_all_served_and_leave_nothing_behind() {
     let file = folder.path().join("weir.toml");
     std::fs::write(&file, canary(&origin).to_string()).expect("the folder is ours");
     let process = Process::start(&file).await;
-    let (streams, mut answered, mut connections) = (tiny_streams(3_000), 0, 0);
+    let (streams, mut answered, mut connections) = (tiny_streams(1_000), 0, 0);
     let mut grown = None;
     while answered < streams {
         let mut client = Client::http2(process.address).await;

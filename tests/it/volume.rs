@@ -10,7 +10,7 @@ use crate::harness::streams::{END_STREAM, SETTINGS, Streams};
 use crate::harness::tls::Certificate;
 use crate::harness::wait::{eventually, settled};
 use crate::harness::weir::folder;
-use crate::harness::{Answer, Client, Gate, Origin, RawClient, Reply, Weir, soon};
+use crate::harness::{Answer, Client, Gate, Origin, Reply, Weir, soon};
 use crate::process::Process;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -156,41 +156,6 @@ async fn what_waits_for_a_client_of_http2_is_held_by_h2_send_buffer() {
         weir.stop().await;
     }
     assert!(taken[0] + 32 * MIB < taken[1], "{taken:?} bytes");
-}
-
-#[tokio::test]
-async fn what_a_client_of_http1_sends_ahead_is_held_by_h1_buffer() {
-    const CLIENTS: usize = 50;
-    let mut peaks = Vec::new();
-    for buffer in ["8KiB", "2MiB"] {
-        let origin = Origin::start("new").await;
-        let gate = Gate::closed();
-        let held = gate.clone();
-        origin.script(move |_| Reply::Answer(Answer { read_after: Some(held.clone()), ..Answer::default() }));
-        let folder = folder();
-        let file = folder.path().join("weir.toml");
-        let limits = format!("[limits]\nh1_buffer = \"{buffer}\"\nmax_header_bytes = \"4KiB\"");
-        std::fs::write(&file, canary(&origin).tables(&limits).to_string()).expect("the folder is ours");
-        let process = Process::start(&file).await;
-        let before = process.peak_memory();
-        let sent = Arc::new(AtomicU64::new(0));
-        let mut clients = tokio::task::JoinSet::new();
-        for _ in 0..CLIENTS {
-            let (address, sent) = (process.address, Arc::clone(&sent));
-            clients.spawn(async move {
-                let mut client = RawClient::connect(address).await;
-                client.send("POST / HTTP/1.1\r\nhost: x\r\nx-user-id: u\r\ncontent-length: 99999999999\r\n\r\n").await;
-                let piece = vec![b'x'; 256 * 1024];
-                while client.wire.write(&piece).await.is_ok() {
-                    sent.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        settled("uploads that are held back", 60, || sent.load(Ordering::Relaxed)).await;
-        peaks.push(process.peak_memory().saturating_sub(before));
-        drop(clients);
-    }
-    assert!(peaks[0] < 16 * MIB && peaks[0] + 16 * MIB < peaks[1], "memory grew by {peaks:?} bytes");
 }
 
 #[tokio::test]
