@@ -140,12 +140,7 @@ impl Exchange<'_> {
 
         let target = target(snapshot, route, &decisions);
         note(line, snapshot, route, &decisions, &target);
-        if websocket && is_http2(snapshot, &target) {
-            return Err(Refusal::WebSocketHttp2);
-        }
-        if body.size_hint().lower() > route.body_bytes_max {
-            return Err(Refusal::BodyTooLong);
-        }
+        fits(snapshot, route, &target, websocket, &body)?;
         let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
         let is_copy = trusted && self.parts.headers.contains_key(shadow::SHADOW);
         let routed = Routed { route, index, host, trusted, websocket, is_copy };
@@ -407,6 +402,17 @@ pub fn target<'a>(snapshot: &'a Snapshot, route: &Route, decisions: &Decisions) 
         Some(ArmTarget::Upstream(upstream)) => Target::Upstream(*upstream),
         Some(ArmTarget::Route) | None => route.upstream.map_or(Target::Nowhere, Target::Upstream),
     }
+}
+
+/// Whether the request can be sent there as it is.
+fn fits(snapshot: &Snapshot, route: &Route, to: &Target<'_>, websocket: bool, body: &Incoming) -> Result<(), Refusal> {
+    if websocket && is_http2(snapshot, to) {
+        return Err(Refusal::WebSocketHttp2);
+    }
+    if body.size_hint().lower() > route.body_bytes_max {
+        return Err(Refusal::BodyTooLong);
+    }
+    Ok(())
 }
 
 /// Whether requests go there over HTTP/2, which carries no WebSockets to upstreams.
