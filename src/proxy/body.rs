@@ -10,7 +10,7 @@ use super::pulse::UnderWay;
 use super::{h1, h2};
 use crate::rollout::outcome::End;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::fmt;
 use std::pin::Pin;
@@ -345,7 +345,10 @@ impl HttpBody for Body {
     }
 }
 
+/// Looked up in every answer: as a constant its text is not checked each time.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// The `grpc-status` among `fields`, if it is a number.
 pub fn grpc_status(fields: &HeaderMap) -> Option<u8> {
-    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+    fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }

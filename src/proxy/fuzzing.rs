@@ -6,6 +6,7 @@ use super::chunked::{Chunked, Piece};
 use super::conn::Client;
 use super::head::{Framing, take_head};
 use super::headers::Ids;
+use super::present::Present;
 use super::unit;
 use crate::clock::Wall;
 use crate::rollout::Arm;
@@ -114,7 +115,7 @@ pub fn rewriter(peer: SocketAddr) -> impl Fn(&Parts, &Snapshot, &mut Vec<u8>) {
     let client = Client::new(peer, false, 0);
     move |parts, snapshot, out| {
         let Some(route) = snapshot.routes.first() else { return };
-        let ids = Ids::of(&parts.headers, 1);
+        let ids = Ids::of(&parts.headers, Present::of(&parts.headers), 1);
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let asked = Asked { parts, client: &client, ids: &ids, host, trusted: false, websocket: false };
         let decisions = [Decision { arm: Arm::Canary, reason: Reason::Bucket }];

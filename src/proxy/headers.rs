@@ -7,6 +7,7 @@
 use super::asked::Arms;
 use super::conn::Client;
 use super::head::concerns_connection;
+use super::present::Present;
 use super::shadow::SHADOW;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Reason, Split};
@@ -71,9 +72,10 @@ pub struct Ids {
 
 impl Ids {
     /// The ids of a request; `random` is used where the client sent none.
-    pub fn of(headers: &HeaderMap, random: u128) -> Self {
-        let request = headers.get(REQUEST_ID).filter(|value| is_request_id(value.as_bytes())).cloned();
-        let parent = headers.get(TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned();
+    pub fn of(headers: &HeaderMap, present: Present, random: u128) -> Self {
+        let find = |is_there: bool, name| if is_there { headers.get(name) } else { None };
+        let request = find(present.request_id, REQUEST_ID).filter(|value| is_request_id(value.as_bytes())).cloned();
+        let parent = find(present.traceparent, TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned();
         Ids { request, parent, fresh: hexadecimal(random) }
     }
 

@@ -7,6 +7,7 @@ use super::access::Line;
 use super::conn::Client;
 use super::headers::Ids;
 use super::local::Worker;
+use super::present::Present;
 use super::pulse::Pulse;
 use super::refusal::Refusal;
 use http::{HeaderMap, Method};
@@ -28,7 +29,7 @@ pub async fn tell<S: AsyncWrite + Unpin>(
     head: &[u8],
     refusal: Refusal,
 ) {
-    let ids = Ids::of(&HeaderMap::new(), worker.random());
+    let ids = Ids::of(&HeaderMap::new(), Present::default(), worker.random());
     count(worker, refusal);
     let text = refusal.text(&ids);
     // The answer to a HEAD request has no body, even if that request cannot be read.

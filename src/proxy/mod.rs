@@ -45,6 +45,7 @@ mod misread;
 mod observe;
 mod paced;
 mod pool;
+mod present;
 mod pulse;
 mod refusal;
 mod replay;

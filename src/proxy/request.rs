@@ -26,6 +26,7 @@ use super::forward::{Answer, Unanswered, send};
 use super::headers::{Ids, Rewrite};
 use super::local::{Adopted, Worker};
 use super::observe::Observation;
+use super::present::Present;
 use super::pulse::UnderWay;
 use super::refusal::Refusal;
 use super::replay::{Again, Outgoing, outgoing};
@@ -57,6 +58,8 @@ pub struct Exchange<'a> {
     pub client: &'a Rc<Client>,
     /// Its head.
     pub parts: &'a Parts,
+    /// Which fields it has, of those that are looked for.
+    pub present: Present,
     /// Its ids.
     pub ids: &'a Ids,
     started: Time,
@@ -100,10 +103,18 @@ pub fn handle(
         let started = worker.clock.now();
         let adopted = worker.adopted();
         websocket::adopt(&mut parts, || worker.random());
-        let ids = Ids::of(&parts.headers, worker.random());
+        let present = Present::of(&parts.headers);
+        let ids = Ids::of(&parts.headers, present, worker.random());
         let mut line = access_line(&worker, &adopted, &client, &parts, &ids);
-        let exchange =
-            Exchange { worker: &worker, adopted: &adopted, client: &client, parts: &parts, ids: &ids, started };
+        let exchange = Exchange {
+            worker: &worker,
+            adopted: &adopted,
+            client: &client,
+            parts: &parts,
+            present,
+            ids: &ids,
+            started,
+        };
         let (mut response, doubt) = match exchange.answer(body, &mut line).await {
             Ok(response) => (response, false),
             Err(refusal) => (exchange.refuse(refusal, line), refusal.leaves_doubt()),
@@ -119,7 +130,7 @@ pub fn handle(
 impl Exchange<'_> {
     async fn answer(&self, body: Incoming, line: &mut Option<Box<Line>>) -> Result<Response<Body>, Refusal> {
         let snapshot = &*self.adopted.snapshot;
-        let host = route::screen(self.parts, &snapshot.limits)?;
+        let host = route::screen(self.parts, self.present, &snapshot.limits)?;
         if let Some(answer) = flags::answer(self.worker, snapshot, self.client, self.parts) {
             return Ok(answer);
         }
@@ -128,7 +139,7 @@ impl Exchange<'_> {
             return Ok(Box::pin(vitals::answer(self.worker, snapshot, self.client, self.parts, body)).await);
         }
         let (index, route) = route::find(snapshot, self.parts, host).ok_or(Refusal::NoRoute)?;
-        let websocket = websocket::is_asked_for(self.parts);
+        let websocket = websocket::is_asked_for(self.parts, self.present);
         if websocket && !route.websocket {
             return Err(Refusal::WebSocket);
         }

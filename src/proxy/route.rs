@@ -1,5 +1,6 @@
 //! Steps 2 of the request: what is asked for, and the route that takes it.
 
+use super::present::Present;
 use super::refusal::Refusal;
 use super::websocket;
 use crate::snapshot::{HostPattern, Limits, Match, Route, Snapshot};
@@ -11,7 +12,7 @@ use std::net::Ipv6Addr;
 
 /// Refuses what is not proxied whatever the routes say; gives the host that the request asks for, port included.
 /// It is empty only for an HTTP/1.0 client that names none.
-pub fn screen<'a>(parts: &'a Parts, limits: &Limits) -> Result<&'a str, Refusal> {
+pub fn screen<'a>(parts: &'a Parts, present: Present, limits: &Limits) -> Result<&'a str, Refusal> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Refusal::Method);
     }
@@ -23,12 +24,13 @@ pub fn screen<'a>(parts: &'a Parts, limits: &Limits) -> Result<&'a str, Refusal>
     if target_bytes > limits.max_uri_bytes {
         return Err(Refusal::UriTooLong);
     }
-    if !is_framed_clearly(&parts.headers) {
+    if present.transfer_encoding && !is_framed_clearly(&parts.headers) {
         return Err(Refusal::BadFraming);
     }
     // Without a path there is only the server as a whole, of which only OPTIONS may ask (RFC 9112, section 3.2.4).
     let nothing = !parts.uri.path().starts_with('/') && parts.method != Method::OPTIONS;
-    if nothing || is_stripping(&parts.headers) || websocket::has_body_before(&parts.headers) {
+    let is_stripped = present.connection && is_stripping(&parts.headers);
+    if nothing || is_stripped || (present.upgrade && websocket::has_body_before(&parts.headers)) {
         return Err(Refusal::BadRequest);
     }
     host(parts).ok_or(Refusal::BadHost)

@@ -3,6 +3,7 @@
 //! Pure. It reads no payload and judges no frame: that is for the two ends. The request path asks `is_asked_for`, the
 //! tunnel follows the frames so that it can put a Close frame between two of them.
 
+use super::present::Present;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE};
@@ -32,13 +33,13 @@ pub enum CloseCode {
 
 /// Whether a request asks for a WebSocket: in the way of HTTP/1.1, a GET without a body and with both header fields, or in
 /// that of HTTP/2, once `adopt` has had it.
-pub fn is_asked_for(request: &Parts) -> bool {
+pub fn is_asked_for(request: &Parts, present: Present) -> bool {
     let headers = &request.headers;
     if request.version == Version::HTTP_2 {
         return request.method == Method::GET && is_extended(request);
     }
     request.version == Version::HTTP_11
-        && headers.contains_key(UPGRADE)
+        && present.upgrade
         && request.method == Method::GET
         && lists(headers, &UPGRADE, b"websocket")
         && lists(headers, &CONNECTION, b"upgrade")
@@ -85,7 +86,7 @@ pub fn has_body_before(headers: &HeaderMap) -> bool {
         headers.contains_key(TRANSFER_ENCODING)
             || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes().trim_ascii() != b"0")
     };
-    headers.contains_key(UPGRADE) && lists(headers, &UPGRADE, b"websocket") && has_body()
+    lists(headers, &UPGRADE, b"websocket") && has_body()
 }
 
 /// Whether the field's list has that element, without case.
@@ -192,7 +193,8 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        is_asked_for(&request.body(()).unwrap().into_parts().0)
+        let parts = request.body(()).unwrap().into_parts().0;
+        is_asked_for(&parts, Present::of(&parts.headers))
     }
 
     #[test]
