@@ -5,8 +5,8 @@
 //! counted, never anything else.
 
 use super::ending::Kind as Stream;
-use super::replica::Hold;
 use super::request::Exchange;
+use super::ticket::Hold;
 use crate::clock::Time;
 use crate::pairs::{Answer, Pair};
 use crate::rollout::bucket::{Bucketer, Weight};

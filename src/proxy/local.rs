@@ -5,6 +5,7 @@
 use super::access::{Line, Log};
 use super::admission::Turns;
 use super::budget::Budget;
+use super::courier::Couriers;
 use super::lasting::Streams;
 use super::pool::{Pools, UpstreamPool};
 use super::replica::LongCopies;
@@ -54,10 +55,10 @@ pub struct Worker {
     accepting: RefCell<Vec<Waker>>,
     /// Told when the last connection is gone.
     empty: Notify,
-    /// Told when the worker begins to drain.
-    drains: Notify,
     /// The streams that last.
     pub streams: Streams,
+    /// Who sends copies.
+    pub couriers: Couriers,
     /// Turns for copies with long answers.
     pub long_copies: LongCopies,
 }
@@ -149,8 +150,8 @@ impl Worker {
             seats: RefCell::default(),
             accepting: RefCell::default(),
             empty: Notify::new(),
-            drains: Notify::new(),
             streams: Streams::default(),
+            couriers: Couriers::default(),
             long_copies: LongCopies::default(),
         }
     }
@@ -198,13 +199,6 @@ impl Worker {
         self.drain.get() > Drain::No
     }
 
-    /// Waits until clients are asked to go elsewhere.
-    pub async fn draining(&self) {
-        if !self.is_draining() {
-            self.drains.notified().await;
-        }
-    }
-
     /// Whether connections must end after the requests they carry.
     pub fn must_finish(&self) -> bool {
         self.drain.get() >= Drain::Finish
@@ -223,7 +217,7 @@ impl Worker {
     pub fn set_drain(&self, stage: Drain) {
         self.drain.set(stage);
         if stage > Drain::No {
-            self.drains.notify_waiters();
+            self.couriers.alert();
             self.seats.borrow().wakers.values().flatten().for_each(Waker::wake_by_ref);
         }
         if stage >= Drain::Finish {

@@ -1,49 +1,46 @@
 //! A copy on its way: sent once over connections of its own, its answer read, counted and thrown away.
 //!
-//! It runs as a task beside the requests of its worker and ends with its time, with its answer, or when the worker drains.
-//! Whatever the canary does to it (no connection, no answer, a byte a second, garbage, an endless body) ends there.
+//! It runs in a courier's task beside the requests of its worker and ends with its time, with its answer, or when the worker
+//! drains. Whatever the canary does to it (no connection, no answer, a byte a second, garbage, an endless body) ends there.
 
 use super::asked::{Asked, Role};
 use super::attempt::Way;
 use super::compare::{Capture, Meeting, Whose};
 use super::conn::Client;
+use super::courier::Errand;
 use super::ending;
 use super::fault::Fault;
 use super::forward::attempt;
 use super::headers::Ids;
-use super::local::{Adopted, Worker};
+use super::local::Worker;
 use super::replay::Outgoing;
 use super::request::Decisions;
+use super::ticket::{Hold, Skip, Ticket};
 use super::{body, forward};
-use crate::allowance::Copies;
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::diff::samples::Kind;
 use crate::rollout::outcome::{CodeClass, End, ErrorKind, Outcome};
-use crate::snapshot::{Patience, Shadow};
-use crate::tally::COPIES_SKIPPED;
+use crate::snapshot::{Patience, Shadow, Upstream};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep};
 
-/// A copy of a request that is to be sent.
-pub struct Copy {
-    /// The worker that sends and counts it.
-    pub worker: Rc<Worker>,
-    /// What its request was decided under.
-    pub adopted: Rc<Adopted>,
-    /// Who sent the request.
+/// A request that is copied: its copies share it.
+pub struct Original {
+    /// Who sent it.
     pub client: Rc<Client>,
-    /// The request's head.
+    /// Its head.
     pub parts: Parts,
-    /// Its ids: those of the request, so that both can be found by one.
+    /// Its ids: copies have the same, so that all can be found by one.
     pub ids: Ids,
     /// The authority it asked for.
     pub host: Box<str>,
@@ -51,98 +48,22 @@ pub struct Copy {
     pub trusted: bool,
     /// The route, as an index.
     pub route: usize,
-    /// The rollout that mirrors, as an index.
-    pub rollout: usize,
-    /// Its place on the route.
-    pub place: usize,
-    /// The request's decisions, but with that rollout on its canary.
+    /// What was decided of it.
     pub decisions: Decisions,
-    /// Where they lead.
+}
+
+/// A copy of a request that is to be sent.
+pub struct Copy {
+    /// The request.
+    pub request: Rc<Original>,
+    /// What it is counted by.
+    pub ticket: Ticket,
+    /// The place on the route of the rollout that mirrors.
+    pub place: usize,
+    /// Where it goes.
     pub upstream: usize,
-    /// What it takes.
-    pub hold: Hold,
-    /// Whose answer it asks for; stable's second one is for the comparison alone.
-    pub kind: Kind,
     /// Where its answer meets the client's, if they are compared.
     pub meeting: Option<Rc<Meeting>>,
-}
-
-/// What a copy takes of the process; given back when it ends.
-pub struct Hold {
-    copies: Arc<Copies>,
-    bytes: u64,
-    bytes_max: u64,
-    under_way: bool,
-}
-
-/// Why a request of the mirrored share was not copied, or its copy says nothing; in the order of `COPIES_SKIPPED`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
-    /// It is a copy itself.
-    Loop,
-    /// It asks for another protocol.
-    Upgrade,
-    /// The worker drains.
-    Drain,
-    /// Its method is not mirrored.
-    Method,
-    /// Its body is too long.
-    Body,
-    /// The copies of the process take what they may.
-    Memory,
-    /// As many copies are under way as may be.
-    InFlight,
-    /// Its own body did not come to its end.
-    BrokenOff,
-    /// The canary has no healthy endpoint.
-    NoEndpoint,
-    /// There is no connection to be had, for want of places or of descriptors.
-    Connections,
-    /// A pooled connection that had been idle was closed just when it was to be used. Nothing is sent twice, so this copy is
-    /// lost.
-    Stale,
-}
-
-impl Skip {
-    /// Counts it.
-    pub fn count(self, shadow: &Shadow, worker: usize) {
-        const { assert!(COPIES_SKIPPED.len() == Skip::Stale as usize + 1) };
-        let counts = shadow.counts.of(worker);
-        if let Some(count) = counts.and_then(|counts| counts.skipped.get(self as usize)) {
-            count.add(1);
-        }
-    }
-}
-
-impl Hold {
-    /// Takes the memory of a copy whose head has so many bytes; none if there is not enough.
-    pub fn new(copies: Arc<Copies>, bytes_max: u64, head_bytes: u64) -> Option<Hold> {
-        let bytes = head_bytes.saturating_add(OWN_BYTES);
-        copies.take(bytes, bytes_max).then(|| Hold { copies: Arc::clone(&copies), bytes, bytes_max, under_way: false })
-    }
-
-    /// Takes more.
-    pub fn grow(&mut self, bytes: u64) -> Result<(), Skip> {
-        if !self.copies.take(bytes, self.bytes_max) {
-            return Err(Skip::Memory);
-        }
-        self.bytes = self.bytes.saturating_add(bytes);
-        Ok(())
-    }
-
-    fn begin(&mut self, limit: u32) -> bool {
-        self.under_way = self.copies.begin(limit);
-        self.under_way
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.copies.give_back(self.bytes);
-        if self.under_way {
-            self.copies.end();
-        }
-    }
 }
 
 /// Turns for those copies of a worker that read long answers, in the order in which they asked. What a worker reads of such
@@ -213,67 +134,75 @@ impl Replica {
 /// What has been seen of a copy's answer.
 #[derive(Default)]
 struct Seen {
-    status: Option<StatusCode>,
-    grpc_status: Option<u8>,
-    first_byte: Option<Time>,
+    status: Cell<Option<StatusCode>>,
+    grpc_status: Cell<Option<u8>>,
+    first_byte: Cell<Option<Time>>,
     /// Whether the body was read to its end.
-    whole: bool,
+    whole: Cell<bool>,
     /// Whether weir lets it wait, because other copies have long answers too.
-    waits: bool,
+    waits: Cell<bool>,
 }
 
 impl Copy {
-    /// Sends it, in a task of its own.
-    pub fn send(mut self, body: Option<Replica>) {
-        let Some(limit) = self.shadow().map(|shadow| shadow.max_in_flight) else { return };
-        if self.worker.is_draining() {
-            return self.skip(Skip::Drain);
+    /// Gives it to those who send copies.
+    pub fn send(self, mut hold: Hold, body: Option<Replica>) {
+        let Some(limit) = self.ticket.shadow().map(|shadow| shadow.max_in_flight) else { return };
+        if self.ticket.worker.is_draining() {
+            return self.ticket.skip(Skip::Drain);
         }
-        if !self.hold.begin(limit) {
-            return self.skip(Skip::InFlight);
+        if !hold.begin(limit) {
+            return self.ticket.skip(Skip::InFlight);
         }
-        // Boxed here, because a task is moved about several times before it is where it stays.
-        tokio::task::spawn_local(Box::pin(self.run(body)));
+        let worker = Rc::clone(&self.ticket.worker);
+        worker.couriers.take(&worker, Errand { copy: self, hold, body });
     }
 
-    /// Gives it up.
-    pub fn skip(&self, skip: Skip) {
-        // A second answer of stable is no copy for the canary; that it is missing is seen by the comparison.
-        if let Some(shadow) = self.shadow().filter(|_| self.kind == Kind::Canary) {
-            skip.count(shadow, self.worker.index);
-        }
-    }
-
-    async fn run(self, body: Option<Replica>) {
-        let Some(shadow) = self.shadow() else { return };
-        let started = self.worker.clock.now();
-        let mut seen = Seen::default();
-        let ended = tokio::select! {
-            ended = timeout(shadow.timeout, self.exchange(shadow, body, started, &mut seen)) => {
+    /// Sends it, and sees to it that its answer ends in time. `alarm` is its courier's.
+    pub async fn run(self, hold: Hold, body: Option<Replica>, mut alarm: Pin<&mut Sleep>) {
+        let worker = Rc::clone(&self.ticket.worker);
+        let Some(shadow) = self.ticket.shadow() else { return };
+        let (started, seen) = (worker.clock.now(), Seen::default());
+        let begun = Instant::now();
+        let head_timeout = self.upstream().map_or(Duration::ZERO, |upstream| upstream.response_timeout);
+        alarm.as_mut().reset(after(begun, shadow.timeout.min(head_timeout)));
+        let ended = {
+            let mut exchange = pin!(self.exchange(shadow, body, started, &seen));
+            poll_fn(|cx| {
+                if worker.is_draining() {
+                    return Poll::Ready(Err(Skip::Drain));
+                }
+                if let Poll::Ready(ended) = exchange.as_mut().poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                ready!(alarm.as_mut().poll(cx));
+                // What an upstream has for the head of an answer is over; the rest has what is left of the copy's time.
+                let end = after(begun, shadow.timeout);
+                if seen.first_byte.get().is_some() && alarm.deadline() < end {
+                    alarm.as_mut().reset(end);
+                    ready!(alarm.as_mut().poll(cx));
+                }
                 // What weir itself did not read in time is nobody's failure.
-                ended.unwrap_or(Ok(if seen.waits { End::Complete } else { End::Failed(ErrorKind::Timeout) }))
-            }
-            () = self.worker.draining() => Err(Skip::Drain),
+                Poll::Ready(Ok(if seen.waits.get() { End::Complete } else { End::Failed(ErrorKind::Timeout) }))
+            })
+            .await
         };
+        // Whoever reads the count finds the place free.
+        drop(hold);
         match ended {
-            Ok(end) => self.count(shadow, started, &seen, end),
-            Err(skip) => self.skip(skip),
+            Ok(end) => {
+                self.count(shadow, started, &seen, end);
+                self.ticket.settle();
+            }
+            Err(skip) => self.ticket.skip(skip),
         }
     }
 
-    async fn exchange(
-        &self,
-        shadow: &Shadow,
-        body: Option<Replica>,
-        started: Time,
-        seen: &mut Seen,
-    ) -> Result<End, Skip> {
-        let snapshot = &*self.adopted.snapshot;
-        let (Some(route), Some(upstream), Some(pool)) = (
-            snapshot.routes.get(self.route),
-            snapshot.upstreams.get(self.upstream),
-            self.adopted.copy_pools.get(self.upstream),
-        ) else {
+    async fn exchange(&self, shadow: &Shadow, body: Option<Replica>, started: Time, seen: &Seen) -> Result<End, Skip> {
+        let Ticket { worker, adopted, kind, .. } = &self.ticket;
+        let snapshot = &*adopted.snapshot;
+        let (Some(route), Some(upstream), Some(pool)) =
+            (snapshot.routes.get(self.request.route), self.upstream(), adopted.copy_pools.get(self.upstream))
+        else {
             return Err(Skip::NoEndpoint);
         };
         let way = Way {
@@ -284,11 +213,11 @@ impl Copy {
             patience: Patience::of(&snapshot.limits),
             retries: None,
         };
-        let Self { parts, ids, host, trusted, .. } = self;
-        let asked = Asked { parts, client: &self.client, ids, host, trusted: *trusted, websocket: false };
-        let arm = if self.kind == Kind::Canary { Arm::Canary } else { Arm::Stable };
+        let Original { client, parts, ids, host, trusted, decisions, .. } = &*self.request;
+        let asked = Asked { parts, client, ids, host, trusted: *trusted, websocket: false };
+        let arm = if *kind == Kind::Canary { Arm::Canary } else { Arm::Stable };
         let role = Role::Copy { place: self.place, arm, keep: &shadow.keep_headers };
-        let rewrite = asked.rewrite(snapshot, route, &self.decisions, role);
+        let rewrite = asked.rewrite(snapshot, route, decisions, role);
         let lease = pool.pick(None).ok_or(Skip::NoEndpoint)?;
         let answer =
             match attempt(&way, lease, &rewrite, body.map(|copy| Outgoing::Replica(Box::new(copy))), false).await {
@@ -305,29 +234,29 @@ impl Copy {
                     };
                 }
             };
-        seen.first_byte = Some(self.worker.clock.now());
-        seen.status = Some(answer.status);
-        seen.grpc_status = body::grpc_status(&answer.headers);
+        seen.first_byte.set(Some(worker.clock.now()));
+        seen.status.set(Some(answer.status));
+        seen.grpc_status.set(body::grpc_status(&answer.headers));
         let capture = self
             .meeting
             .as_ref()
-            .and_then(|meeting| meeting.gather(Whose::Copy(self.kind), answer.status, &answer.headers));
-        Ok(read(&self.worker, answer, seen, capture).await)
+            .and_then(|meeting| meeting.gather(Whose::Copy(*kind), answer.status, &answer.headers));
+        Ok(read(worker, answer, seen, capture).await)
     }
 
     /// Counts what came of it, as the request of an arm would be.
     fn count(&self, shadow: &Shadow, started: Time, seen: &Seen, end: End) {
-        if self.kind == Kind::Noise {
+        let Ticket { worker, adopted, rollout, kind, .. } = &self.ticket;
+        if *kind == Kind::Noise {
             return;
         }
-        let (Some(series), Some(counts)) = (shadow.series.of(self.worker.index), shadow.counts.of(self.worker.index))
-        else {
+        let (Some(series), Some(counts)) = (shadow.series.of(worker.index), shadow.counts.of(worker.index)) else {
             return;
         };
-        let status = seen.status.map(|status| status.as_u16());
+        let status = seen.status.get().map(|status| status.as_u16());
         let class = status.map_or(CodeClass::None, CodeClass::of);
-        let rules = self.adopted.snapshot.rollouts.get(self.rollout).map(|rollout| &rollout.errors);
-        let outcome = Outcome { status, grpc_status: seen.grpc_status, end };
+        let rules = adopted.snapshot.rollouts.get(*rollout).map(|rollout| &rollout.errors);
+        let outcome = Outcome { status, grpc_status: seen.grpc_status.get(), end };
         let kind = rules.and_then(|rules| rules.failure(&outcome));
         let cell = match kind {
             Some(kind) => counts.failed.get(kind as usize),
@@ -335,7 +264,7 @@ impl Copy {
         };
         cell.into_iter().for_each(|cell| cell.add(1));
         series.started.add(1);
-        match seen.first_byte {
+        match seen.first_byte.get() {
             Some(first_byte) => {
                 let us = first_byte.since(started).as_micros() as u64;
                 series.answered.add(1);
@@ -344,8 +273,8 @@ impl Copy {
             }
             None => series.unanswered.add(1),
         }
-        if seen.whole {
-            let us = self.worker.clock.now().since(started).as_micros() as u64;
+        if seen.whole.get() {
+            let us = worker.clock.now().since(started).as_micros() as u64;
             series.total.record(us);
             series.total_us.add(us);
         }
@@ -355,9 +284,14 @@ impl Copy {
         series.ended.add(1);
     }
 
-    fn shadow(&self) -> Option<&Shadow> {
-        self.adopted.snapshot.rollouts.get(self.rollout)?.shadow.as_ref()
+    fn upstream(&self) -> Option<&Upstream> {
+        self.ticket.adopted.snapshot.upstreams.get(self.upstream)
     }
+}
+
+/// So much later, or as late as timers can count.
+fn after(moment: Instant, span: Duration) -> Instant {
+    moment.checked_add(span).unwrap_or(moment)
 }
 
 /// Whether a copy met a connection that the upstream was just closing, as it may do with those that are idle. One that was
@@ -370,7 +304,7 @@ fn is_stale(unsent: bool, idle_since: Option<Time>, started: Time) -> bool {
 /// Reads an answer's body and throws it away: to its end, so that its connection can be used again and a short one is seen,
 /// unless it is longer than anybody needs to know, or events that have no end. What is beyond the size of most answers is
 /// read piece by piece, in turns with the other copies of the worker, so that no upstream makes it read all the time.
-async fn read(worker: &Worker, mut answer: forward::Answer, seen: &mut Seen, mut capture: Option<Capture>) -> End {
+async fn read(worker: &Worker, mut answer: forward::Answer, seen: &Seen, mut capture: Option<Capture>) -> End {
     if ending::Kind::of(&answer.headers) == ending::Kind::Events {
         return End::Complete;
     }
@@ -386,7 +320,7 @@ async fn read(worker: &Worker, mut answer: forward::Answer, seen: &mut Seen, mut
             capture.take(&frame);
         }
         if let Some(status) = frame.trailers_ref().and_then(body::grpc_status) {
-            seen.grpc_status = Some(status);
+            seen.grpc_status.set(Some(status));
         }
         if bytes > most {
             capture.into_iter().for_each(Capture::finish);
@@ -395,18 +329,16 @@ async fn read(worker: &Worker, mut answer: forward::Answer, seen: &mut Seen, mut
         if bytes > next_turn {
             let unpaid = bytes.saturating_sub(paid);
             (paid, next_turn) = (bytes, bytes.saturating_add(PIECE_BYTES));
-            seen.waits = true;
+            seen.waits.set(true);
             worker.long_copies.turn(unpaid as u64).await;
-            seen.waits = false;
+            seen.waits.set(false);
         }
     }
-    seen.whole = true;
+    seen.whole.set(true);
     capture.into_iter().for_each(Capture::finish);
     End::Complete
 }
 
-/// What a copy takes besides its request: the buffer that its answer is read into, and its task.
-const OWN_BYTES: u64 = 72 * 1024;
 /// Bytes of an answer that are read; a longer one has said enough, and users' requests wait for the same thread.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of an answer that are read as they come: as much as one read of a connection takes.

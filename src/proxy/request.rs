@@ -6,7 +6,7 @@
 //! 3 unit       who is asking
 //! 4 decide     pure -> arm and reason per rollout
 //! 5 prepare    headers, trace context; a fixed answer returns here
-//! 6 mirror     offer a copy to the canary, never wait
+//! 6 mirror     find out who gets a copy, which starts behind the answer
 //! 7 send       pool -> answer or fault; stable instead of a canary that failed, if that is provably safe
 //! 8 observe    wrap the body; at its end: tally and access log; the breaker hears of failures as they are seen
 //! ```
@@ -30,9 +30,10 @@ use super::present::Present;
 use super::pulse::UnderWay;
 use super::refusal::Refusal;
 use super::replay::{Again, Outgoing, outgoing};
+use super::shadow::{self, Mirror};
 use super::tunnel::Tunnel;
 use super::unit::RequestAsker;
-use super::{flags, route, shadow, vitals, websocket};
+use super::{flags, route, vitals, websocket};
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason, decide, is_diverted};
@@ -115,7 +116,8 @@ pub fn handle(
             ids: &ids,
             started,
         };
-        let (mut response, doubt) = match exchange.answer(body, &mut line).await {
+        let mut mirror = None;
+        let (mut response, doubt) = match exchange.answer(body, &mut line, &mut mirror).await {
             Ok(response) => (response, false),
             Err(refusal) => (exchange.refuse(refusal, line), refusal.leaves_doubt()),
         };
@@ -123,12 +125,20 @@ pub fn handle(
         if (doubt || worker.is_draining()) && parts.version <= Version::HTTP_11 && !switches {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if let Some(mirror) = mirror {
+            mirror.release(parts, ids);
+        }
         Ok(hand_out(response, &client, under_way))
     }
 }
 
 impl Exchange<'_> {
-    async fn answer(&self, body: Incoming, line: &mut Option<Box<Line>>) -> Result<Response<Body>, Refusal> {
+    async fn answer(
+        &self,
+        body: Incoming,
+        line: &mut Option<Box<Line>>,
+        copies: &mut Option<Box<Mirror>>,
+    ) -> Result<Response<Body>, Refusal> {
         let snapshot = &*self.adopted.snapshot;
         let host = route::screen(self.parts, self.present, &snapshot.limits)?;
         if let Some(answer) = flags::answer(self.worker, snapshot, self.client, self.parts) {
@@ -158,17 +168,18 @@ impl Exchange<'_> {
         let mut observation = self.observe(admitted, &routed, &decisions, &asker, line.take());
         let rewrite = self.rewrite(&routed, &decisions, Role::Primary);
 
-        let (sent, failed, meeting) = match target {
-            Target::Fixed(answer) => (Ok(self.blocked(answer, route, &decisions)), None, None),
-            Target::Nowhere => (Err(NOWHERE), None, None),
+        let (sent, failed) = match target {
+            Target::Fixed(answer) => (Ok(self.blocked(answer, route, &decisions)), None),
+            Target::Nowhere => (Err(NOWHERE), None),
             Target::Upstream(upstream) => {
                 let standby = || Standby::of(self.adopted, route, &decisions, self.parts, self.started);
                 let standby = (!is_copy).then(standby).flatten();
                 let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
-                let (body, meeting) = shadow::mirror(self, &routed, &decisions, &asker, body);
+                let (body, mirror) = shadow::mirror(self, &routed, &decisions, &asker, upstream, body);
+                *copies = mirror;
                 let sent = self.send(upstream, route, &rewrite, body).await;
                 let failed = standby.filter(|standby| standby.is_failure(self.adopted, &sent));
-                (sent, failed.map(|standby| (standby, again)), meeting)
+                (sent, failed.map(|standby| (standby, again)))
             }
         };
         let sent = match failed {
@@ -176,6 +187,7 @@ impl Exchange<'_> {
             // Rare, so its state is not part of every request's.
             Some(failed) => Box::pin(self.fall_back(&routed, failed, sent, &mut decisions, &mut observation)).await,
         };
+        let meeting = copies.as_mut().and_then(|copies| copies.meet(self, &asker));
         let answer = match sent {
             Ok(answer) => self.in_its_words(answer),
             Err(miss) => return Ok(self.missed(&miss, &mut observation)),

@@ -1,53 +1,87 @@
 //! Step 6 of the request: of stable's requests, those of the units that come next are offered to the canary as copies.
 //!
-//! Offered, never waited for: everything here takes memory within its limit, starts a task and returns. A copy has
-//! connections of its own, is sent once, and nothing that comes of it reaches the client, an arm's numbers, the breaker or
-//! the health of an endpoint. Every request of the mirrored share is counted once, as what came of its copy or as the reason
-//! why there is none. How a copy is sent is `replica`'s, how its body is gathered `tee`'s.
+//! Offered, never waited for, and not before the request has its answer: what a copy costs falls behind what the client
+//! waits for. Until then there is a `Mirror`, which knows what is to be copied and gathers the request's body while that passes.
+//! It is released with the answer, or with weir's own in place of one that stable did not give; it is dropped, and nothing
+//! copied, if the client leaves before.
+//!
+//! A copy has connections of its own, is sent once, and nothing that comes of it reaches the client, an arm's numbers, the
+//! breaker or the health of an endpoint. Every request of the mirrored share is counted once, as what came of its copy or as
+//! the reason why there is none. How a copy is sent is `replica`'s, when `courier`'s, how its body is gathered `tee`'s.
 
 use super::compare::Meeting;
+use super::conn::Client;
+use super::headers::Ids;
 use super::replay::Outgoing;
-use super::replica::{Copy, Hold, Skip};
+use super::replica::{Copy, Original};
 use super::request::{Decisions, Exchange, Routed, Target, target};
-use super::tee::Tee;
+use super::tee::{Gathering, Tee};
+use super::ticket::{Hold, Skip, Ticket};
 use super::unit::RequestAsker;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Asker, Decision};
 use crate::rollout::diff::samples::Kind;
 use crate::rollout::mirror::is_next;
-use crate::snapshot::Shadow;
+use crate::snapshot::{Shadow, Snapshot};
 use http::request::Parts;
-use http::{HeaderName, Request};
+use http::{Extensions, HeaderName};
 use http_body::Body;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// Marks copies, also those of another weir: none is ever copied again.
 pub const SHADOW: HeaderName = HeaderName::from_static("x-weir-shadow");
 
-/// Offers copies of a request to the canaries that mirror it. The body is the request's own again: it passes as before,
-/// and is copied while it does. Where answers are compared, the client's is wanted too.
+/// The copies of a request that has no answer yet.
+pub struct Mirror {
+    client: Rc<Client>,
+    host: Box<str>,
+    trusted: bool,
+    route: usize,
+    decisions: Decisions,
+    /// Stable's upstream.
+    stable: usize,
+    planned: Vec<Planned>,
+}
+
+/// One of them.
+struct Planned {
+    ticket: Ticket,
+    place: usize,
+    upstream: usize,
+    /// Where the request's body is gathered, if it has one.
+    body: Option<Rc<RefCell<Gathering>>>,
+    meeting: Option<Rc<Meeting>>,
+    /// Whether stable is to answer the request once more.
+    twice: bool,
+}
+
+/// Finds out to which canaries a request is to be copied that goes to `stable`. The body is the request's own again: it passes
+/// as before, and is copied while it does.
 #[inline]
 pub fn mirror(
     exchange: &Exchange<'_>,
     routed: &Routed<'_>,
     decisions: &Decisions,
     asker: &RequestAsker<'_>,
+    stable: usize,
     body: Option<Outgoing>,
-) -> (Option<Outgoing>, Option<Rc<Meeting>>) {
-    if routed.route.mirrors { offer(exchange, routed, decisions, asker, body) } else { (body, None) }
+) -> (Option<Outgoing>, Option<Box<Mirror>>) {
+    if routed.route.mirrors { plan(exchange, routed, decisions, asker, stable, body) } else { (body, None) }
 }
 
-fn offer(
+fn plan(
     exchange: &Exchange<'_>,
     routed: &Routed<'_>,
     own: &Decisions,
     asker: &RequestAsker<'_>,
+    stable: usize,
     mut body: Option<Outgoing>,
-) -> (Option<Outgoing>, Option<Rc<Meeting>>) {
-    let mut met = None;
+) -> (Option<Outgoing>, Option<Box<Mirror>>) {
     let snapshot = &*exchange.adopted.snapshot;
+    let mut planned = Vec::new();
     for (place, (on, decision)) in routed.route.rollouts.iter().zip(own).enumerate() {
         let rollout = snapshot.rollouts.get(on.rollout).and_then(|rollout| rollout.shadow.as_ref());
         let (Some(shadow), Some(split)) = (rollout, snapshot.splits.get(on.rollout)) else { continue };
@@ -59,81 +93,109 @@ fn offer(
             *mirrored = Decision { arm: Arm::Canary, ..*mirrored };
         }
         let Target::Upstream(upstream) = target(snapshot, routed.route, &decisions) else { continue };
-        let hold = match admit(exchange, routed, shadow, body.as_ref()) {
-            Ok(hold) => hold,
-            Err(skip) => {
-                skip.count(shadow, exchange.worker.index);
+        let ticket = Ticket::new(exchange.worker, exchange.adopted, on.rollout, Kind::Canary);
+        if let Some(skip) = unfit(exchange, routed, shadow, body.as_ref()) {
+            ticket.skip(skip);
+            continue;
+        }
+        let mut gathered = None;
+        if let Some(own) = body.take() {
+            // What is gathered is held from now on.
+            let Some(hold) = hold(snapshot, shadow, exchange.parts) else {
+                body = Some(own);
+                ticket.skip(Skip::Memory);
                 continue;
-            }
-        };
-        // The answers of one request are compared for one rollout.
-        let compared = Some(shadow).filter(|_| met.is_none()).and_then(|shadow| {
-            Meeting::of(exchange, on.rollout, shadow, || asker.unit(on.rollout).map(Cow::into_owned))
-        });
-        let (meeting, twice) = compared.unzip();
-        let copy = |kind, decisions, upstream, hold| Copy {
-            worker: Rc::clone(exchange.worker),
-            adopted: Rc::clone(exchange.adopted),
-            client: Rc::clone(exchange.client),
-            parts: parts(exchange.parts),
-            ids: exchange.ids.clone(),
-            host: routed.host.into(),
-            trusted: routed.trusted,
-            route: routed.index,
-            rollout: on.rollout,
-            place,
-            decisions,
-            upstream,
-            hold,
-            kind,
-            meeting: meeting.clone(),
-        };
-        if twice == Some(true)
-            && body.is_none()
-            && let Target::Upstream(stable) = target(snapshot, routed.route, own)
-            && let Ok(hold) = admit(exchange, routed, shadow, None)
-        {
-            copy(Kind::Noise, own.clone(), stable, hold).send(None);
+            };
+            let (tee, gathering) = Tee::new(own, hold, shadow.max_body);
+            (body, gathered) = (Some(Outgoing::Teed(Box::new(tee))), Some(gathering));
         }
-        let copy = copy(Kind::Canary, decisions, upstream, hold);
-        met = met.or(meeting);
-        match body.take() {
-            None => copy.send(None),
-            Some(own) => body = Some(Outgoing::Teed(Box::new(Tee::new(own, copy, shadow.max_body)))),
-        }
+        planned.push(Planned { ticket, place, upstream, body: gathered, meeting: None, twice: false });
     }
-    (body, met)
+    if planned.is_empty() {
+        return (body, None);
+    }
+    let mirror = Mirror {
+        client: Rc::clone(exchange.client),
+        host: routed.host.into(),
+        trusted: routed.trusted,
+        route: routed.index,
+        decisions: own.clone(),
+        stable,
+        planned,
+    };
+    (body, Some(Box::new(mirror)))
 }
 
-/// Whether a copy may be made of this request; what it takes without its body.
-fn admit(exchange: &Exchange<'_>, routed: &Routed<'_>, shadow: &Shadow, body: Option<&Outgoing>) -> Result<Hold, Skip> {
+/// Why no copy can be made of this request, whatever there is room for.
+fn unfit(exchange: &Exchange<'_>, routed: &Routed<'_>, shadow: &Shadow, body: Option<&Outgoing>) -> Option<Skip> {
     let parts = exchange.parts;
     if parts.headers.contains_key(SHADOW) {
-        return Err(Skip::Loop);
+        return Some(Skip::Loop);
     }
     if routed.websocket {
-        return Err(Skip::Upgrade);
+        return Some(Skip::Upgrade);
     }
     if exchange.worker.is_draining() {
-        return Err(Skip::Drain);
+        return Some(Skip::Drain);
     }
     if !shadow.methods.contains(&parts.method) {
-        return Err(Skip::Method);
+        return Some(Skip::Method);
     }
-    if body.is_some_and(|body| body.size_hint().lower() > shadow.max_body) {
-        return Err(Skip::Body);
-    }
+    body.is_some_and(|body| body.size_hint().lower() > shadow.max_body).then_some(Skip::Body)
+}
+
+/// What a copy of a request with that head takes without its body.
+fn hold(snapshot: &Snapshot, shadow: &Shadow, parts: &Parts) -> Option<Hold> {
     let fields = parts.headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len()));
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let head = fields.fold(target, usize::saturating_add);
-    let copies = Arc::clone(&exchange.adopted.snapshot.copies);
-    Hold::new(copies, shadow.max_memory, head as u64).ok_or(Skip::Memory)
+    Hold::new(Arc::clone(&snapshot.copies), shadow.max_memory, head as u64)
 }
 
-/// The head of a request without what the server keeps beside it.
-fn parts(of: &Parts) -> Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    (parts.method, parts.uri, parts.version) = (of.method.clone(), of.uri.clone(), of.version);
-    parts.headers = of.headers.clone();
-    parts
+impl Mirror {
+    /// Where the answer that has just begun meets those to the copies. The answers of one request are compared for one rollout.
+    pub fn meet(&mut self, exchange: &Exchange<'_>, asker: &RequestAsker<'_>) -> Option<Rc<Meeting>> {
+        self.planned.iter_mut().find_map(|planned| {
+            let (rollout, shadow) = (planned.ticket.rollout, planned.ticket.shadow()?);
+            let unit = || asker.unit(rollout).map(Cow::into_owned);
+            let (meeting, twice) = Meeting::of(exchange, rollout, shadow, unit)?;
+            planned.twice = twice && planned.body.is_none();
+            planned.meeting = Some(Rc::clone(&meeting));
+            Some(meeting)
+        })
+    }
+
+    /// The request has its answer: the copies are on their way as soon as nobody else is.
+    pub fn release(self, mut parts: Parts, ids: Ids) {
+        let Mirror { client, host, trusted, route, decisions, stable, planned } = self;
+        // What the server keeps beside a head is its own.
+        parts.extensions = Extensions::new();
+        let request = Rc::new(Original { client, parts, ids, host, trusted, route, decisions });
+        for planned in planned {
+            planned.release(&request, stable);
+        }
+    }
+}
+
+impl Planned {
+    fn release(self, request: &Rc<Original>, stable: usize) {
+        let Planned { ticket, place, upstream, body, meeting, twice } = self;
+        if let Some(gathering) = body {
+            let copy = Copy { request: Rc::clone(request), ticket, place, upstream, meeting };
+            return gathering.borrow_mut().release(copy);
+        }
+        let second = twice.then(|| Ticket::new(&ticket.worker, &ticket.adopted, ticket.rollout, Kind::Noise));
+        let copies = [second.map(|second| (second, stable)), Some((ticket, upstream))];
+        for (ticket, upstream) in copies.into_iter().flatten() {
+            let adopted = Rc::clone(&ticket.adopted);
+            let hold = ticket.shadow().and_then(|shadow| hold(&adopted.snapshot, shadow, &request.parts));
+            match hold {
+                Some(hold) => {
+                    let meeting = meeting.clone();
+                    Copy { request: Rc::clone(request), ticket, place, upstream, meeting }.send(hold, None);
+                }
+                None => ticket.skip(Skip::Memory),
+            }
+        }
+    }
 }
