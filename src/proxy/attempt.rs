@@ -2,6 +2,7 @@
 
 use super::alarm::Alarm;
 use super::fault::{Fault, Progress};
+use super::head::Wanted;
 use super::link::{Link, Place};
 use super::pool::{Lease, UpstreamPool};
 use super::replay::Outgoing;
@@ -24,8 +25,12 @@ pub struct Way<'a> {
     pub limits: &'a Limits,
     /// Longest request body.
     pub body_bytes_max: u64,
+    /// How long the upstream may take for an answer's head while it waits for nobody; none if the caller sees to that.
+    pub answer_timeout: Option<Duration>,
     /// How long either side may be silent.
     pub patience: Patience,
+    /// The fields of an answer that are wanted; none for all. Those that say how its body ends are understood in any case.
+    pub only: Option<Wanted>,
     /// Counts requests that were sent again.
     pub retries: Option<&'a crate::tally::Cell>,
 }
@@ -81,6 +86,7 @@ enum Room {
 
 /// What `take` finds, asked again whenever something of the upstream's quota comes free, for at most the connect timeout.
 pub async fn in_room<T>(way: &Way<'_>, mut take: impl FnMut() -> Option<T>) -> Result<T, Fault> {
+    // Nearly always there is some, and no timer is needed.
     if let Some(room) = take() {
         return Ok(room);
     }
@@ -104,9 +110,12 @@ pub async fn in_time<T>(
     alarm: &mut Alarm,
     mut step: impl FnMut(&mut Context<'_>) -> (Poll<Result<T, Fault>>, Progress),
 ) -> Result<T, Fault> {
+    let Some(answer_timeout) = way.answer_timeout else {
+        return poll_fn(|cx| step(cx).0).await;
+    };
     alarm.pass_on();
     let mut since = Instant::now();
-    let mut late = after(since, way.upstream.response_timeout);
+    let mut late = after(since, answer_timeout);
     let (mut seen, mut waited) = (Progress::default(), Duration::ZERO);
     poll_fn(|cx| {
         let (polled, progress) = step(cx);
@@ -123,7 +132,7 @@ pub async fn in_time<T>(
                 true => {
                     way.patience.body_idle.min(patience(seen.taken, way.patience.body_min_rate).saturating_sub(waited))
                 }
-                false => way.upstream.response_timeout,
+                false => answer_timeout,
             };
             late = after(now, limit);
         }

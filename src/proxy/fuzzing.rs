@@ -69,7 +69,7 @@ impl Reader {
                 Ok(Piece::NeedMore) => return false,
                 Err(_) => self.answer.malformed = true,
             },
-            None => match take_head(&mut self.buffer, &Method::GET, HEAD_BYTES_MAX) {
+            None => match take_head(&mut self.buffer, &Method::GET, HEAD_BYTES_MAX, None) {
                 Ok(Some(head)) => {
                     self.answer.statuses.push(head.status.as_u16());
                     self.answer.fields = pairs(&head.headers);

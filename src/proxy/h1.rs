@@ -6,7 +6,7 @@
 use super::attempt::{Failed, Way, after, in_time};
 use super::chunked::{Chunked, Piece};
 use super::fault::{Fault, Progress};
-use super::head::{Framing, Head, take_head};
+use super::head::{Framing, Head, Wanted, take_head};
 use super::link::Link;
 use super::pool::Lease;
 use super::upload::Upload;
@@ -67,7 +67,8 @@ impl Exchange {
     pub async fn head(mut self: Box<Self>, way: &Way<'_>, method: &Method) -> Result<(Head, Rest), Box<Failed>> {
         let bytes_max = way.limits.max_upstream_header_bytes;
         let mut alarm = std::mem::take(&mut self.link.alarm);
-        let result = in_time(way, &mut alarm, |cx| (self.poll_head(cx, method, bytes_max), self.progress())).await;
+        let step = |cx: &mut Context<'_>| (self.poll_head(cx, method, bytes_max, way.only), self.progress());
+        let result = in_time(way, &mut alarm, step).await;
         self.link.alarm = alarm;
         match result {
             Ok(head) if head.status.is_informational() => {
@@ -97,13 +98,19 @@ impl Exchange {
         Progress { taken: self.upload.taken, waits_for_client: self.upload.waits_for_client(&self.link) }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method, bytes_max: usize) -> Poll<Result<Head, Fault>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        bytes_max: usize,
+        only: Option<Wanted>,
+    ) -> Poll<Result<Head, Fault>> {
         if let Poll::Ready(Err(fault)) = self.upload.poll(&mut self.link, cx) {
             return Poll::Ready(Err(fault));
         }
         loop {
             while !self.link.inbox.is_empty() {
-                match take_head(&mut self.link.inbox, method, bytes_max) {
+                match take_head(&mut self.link.inbox, method, bytes_max, only) {
                     Ok(Some(head)) if !head.status.is_informational() => return Poll::Ready(Ok(head)),
                     Ok(Some(head)) if self.switches && head.is_websocket => return Poll::Ready(Ok(head)),
                     Ok(Some(head)) if head.status.as_u16() == 101 || self.interim == INTERIM_MAX => {

@@ -58,8 +58,17 @@ pub enum MalformedHead {
     Chunk,
 }
 
-/// Takes a head off the front of `buffer`; none if it is not all here yet.
-pub fn take_head(buffer: &mut BytesMut, request: &Method, bytes_max: usize) -> Result<Option<Head>, MalformedHead> {
+/// Whether a field is wanted that has that name, in whatever case.
+pub type Wanted = fn(&str) -> bool;
+
+/// Takes a head off the front of `buffer`; none if it is not all here yet. Of its fields only those are kept that `only` wants,
+/// if it is there; what concerns the framing or the connection is understood in any case.
+pub fn take_head(
+    buffer: &mut BytesMut,
+    request: &Method,
+    bytes_max: usize,
+    only: Option<Wanted>,
+) -> Result<Option<Head>, MalformedHead> {
     // Left uninitialised: writing 128 empty fields first would cost as much as parsing a usual head.
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
@@ -76,18 +85,35 @@ pub fn take_head(buffer: &mut BytesMut, request: &Method, bytes_max: usize) -> R
     let mut spans = ArrayVec::<(HeaderName, Range<usize>), FIELDS_MAX>::new();
     let base = buffer.as_ptr() as usize;
     for field in response.headers.iter() {
+        if only.is_some_and(|only| !only(field.name) && !is_understood(field.name)) {
+            continue;
+        }
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MalformedHead::Syntax)?;
         let start = (field.value.as_ptr() as usize).saturating_sub(base);
         spans.push((name, start..start.saturating_add(field.value.len())));
     }
     let block = buffer.split_to(length).freeze();
-    collect(status, http_1_1, request, &block, &mut spans).map(Some)
+    let keeps_length = only.is_none_or(|only| only(CONTENT_LENGTH.as_str()));
+    collect(status, http_1_1, request, keeps_length, &block, &mut spans).map(Some)
+}
+
+/// Whether a field says where the body ends, or what becomes of the connection.
+fn is_understood(name: &str) -> bool {
+    let known = match name.len() {
+        7 => "upgrade",
+        10 => "connection",
+        14 => "content-length",
+        17 => "transfer-encoding",
+        _ => return false,
+    };
+    name.eq_ignore_ascii_case(known)
 }
 
 fn collect(
     status: StatusCode,
     http_1_1: bool,
     request: &Method,
+    keeps_length: bool,
     block: &Bytes,
     spans: &mut ArrayVec<(HeaderName, Range<usize>), FIELDS_MAX>,
 ) -> Result<Head, MalformedHead> {
@@ -108,7 +134,9 @@ fn collect(
             if length.replace(stated).is_some_and(|earlier| earlier != stated) {
                 return Err(MalformedHead::Length);
             }
-            headers.insert(name, value);
+            if keeps_length {
+                headers.insert(name, value);
+            }
         } else if name == CONNECTION {
             connection.read(&value);
         } else if name == UPGRADE {
@@ -247,7 +275,17 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Option<Head>, MalformedHead> {
-        take_head(&mut BytesMut::from(text), &Method::GET, 1000)
+        take_head(&mut BytesMut::from(text), &Method::GET, 1000, None)
+    }
+
+    #[test]
+    fn of_an_answer_that_nobody_gets_only_what_is_wanted_is_kept_and_its_end_is_understood() {
+        let text = b"HTTP/1.1 200 OK\r\ndate: x\r\nconnection: close, allow\r\ncontent-length: 3\r\nallow: a\r\nServer: s\r\n\r\n";
+        let wanted: Wanted = |name| name.eq_ignore_ascii_case("server") || name == "allow";
+        let head = take_head(&mut BytesMut::from(&text[..]), &Method::GET, 1000, Some(wanted)).unwrap().unwrap();
+        assert_eq!((head.framing, head.keep_alive), (Framing::Length(3), false));
+        let kept: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(kept, ["server"], "`allow` is about this connection, by its own word");
     }
 
     #[test]
@@ -255,11 +293,11 @@ mod tests {
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\n";
         for cut in 0..text.len() {
             let mut buffer = BytesMut::from(&text[..cut]);
-            assert!(take_head(&mut buffer, &Method::GET, 1000).unwrap().is_none());
+            assert!(take_head(&mut buffer, &Method::GET, 1000, None).unwrap().is_none());
             assert_eq!(buffer.len(), cut);
         }
         let mut buffer = BytesMut::from(format!("{text}hello").as_str());
-        let head = take_head(&mut buffer, &Method::GET, 1000).unwrap().unwrap();
+        let head = take_head(&mut buffer, &Method::GET, 1000, None).unwrap().unwrap();
         assert_eq!((head.status.as_u16(), head.framing, head.keep_alive), (200, Framing::Length(5), true));
         assert_eq!(head.headers["x-a"], "b");
         assert_eq!(&buffer[..], b"hello");
@@ -273,7 +311,7 @@ mod tests {
         assert_eq!(framing("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n"), Framing::Empty);
         assert_eq!(framing("HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n"), Framing::Empty);
         let mut buffer = BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
-        assert_eq!(take_head(&mut buffer, &Method::HEAD, 1000).unwrap().unwrap().framing, Framing::Empty);
+        assert_eq!(take_head(&mut buffer, &Method::HEAD, 1000, None).unwrap().unwrap().framing, Framing::Empty);
     }
 
     #[test]

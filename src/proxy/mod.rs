@@ -20,6 +20,7 @@ mod admission;
 mod alarm;
 mod asked;
 mod attempt;
+mod backoff;
 mod body;
 mod budget;
 mod chunked;

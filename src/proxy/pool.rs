@@ -4,6 +4,7 @@
 //! drops no connection. It never retries: `forward` decides what may be sent again.
 
 use super::admission::is_exhaustion;
+use super::backoff::Backoff;
 use super::ejection::{Ejection, Era, leaves_half};
 use super::fault::Fault;
 use super::link::{Io, Link, Place, Quota};
@@ -14,10 +15,12 @@ use crate::snapshot::{Endpoint, Snapshot, Upstream};
 use crate::tally::{Cell as Count, PerWorker};
 use ahash::AHashMap;
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -56,6 +59,10 @@ pub struct EndpointPool {
     idle_gauge: Arc<PerWorker<Count>>,
     quota: Rc<Quota>,
     ejection: Cell<Ejection>,
+    /// How copies fare; requests leave it alone.
+    backoff: Rc<Cell<Backoff>>,
+    /// Bytes that the kernel may keep of what comes from there; none leaves that to itself.
+    receive_bytes: Option<u32>,
     ejections: Arc<PerWorker<Count>>,
     /// Whether no snapshot names it any more: nothing is kept for later then.
     retired: Cell<bool>,
@@ -102,7 +109,10 @@ impl Pools {
             quotas.insert(Arc::clone(&upstream.name), Rc::clone(&quota));
             let pool_of = |endpoint: &Endpoint| match self.endpoints.get(&endpoint.id) {
                 Some(pool) => Rc::clone(pool),
-                None => Rc::new(EndpointPool::new(endpoint, upstream, &quota, self.worker, self.clock.clone())),
+                None => Rc::new(EndpointPool {
+                    receive_bytes: (!self.judges).then_some(COPY_RECEIVE_BYTES),
+                    ..EndpointPool::new(endpoint, upstream, &quota, self.worker, self.clock.clone())
+                }),
             };
             let endpoints: Rc<[_]> = upstream.endpoints.iter().map(pool_of).collect();
             kept.extend(endpoints.iter().map(|pool| (pool.endpoint.id, Rc::clone(pool))));
@@ -191,6 +201,8 @@ impl EndpointPool {
             idle_gauge: Arc::clone(&upstream.idle),
             quota: Rc::clone(quota),
             ejection: Cell::default(),
+            backoff: Rc::default(),
+            receive_bytes: None,
             ejections: Arc::clone(&upstream.ejections),
             retired: Cell::default(),
         }
@@ -201,7 +213,7 @@ impl EndpointPool {
     }
 
     fn is_spared(&self) -> bool {
-        let until = self.ejection.get().spared_until();
+        let until = self.ejection.get().spared_until().max(self.backoff.get().until());
         until > Time::default() && until > self.clock.now()
     }
 
@@ -312,6 +324,22 @@ impl Lease {
         &self.pool.endpoint
     }
 
+    /// How copies to the endpoint fare.
+    pub fn backoff(&self) -> &Rc<Cell<Backoff>> {
+        &self.pool.backoff
+    }
+
+    /// Whether a copy may be sent: over a connection that is there, or over one that may be opened.
+    pub fn permits_copy(&self) -> bool {
+        let is_there = !self.pool.idle.borrow().is_empty() || !self.pool.shared.borrow().is_empty();
+        is_there || {
+            let mut backoff = self.pool.backoff.get();
+            let permitted = backoff.permits(self.now());
+            self.pool.backoff.set(backoff);
+            permitted
+        }
+    }
+
     /// An idle connection that is young enough and that the upstream has not closed.
     pub fn checkout(&self, upstream: &Upstream, lifetime: Duration) -> Option<Box<Link>> {
         let now = self.pool.clock.now();
@@ -336,7 +364,10 @@ impl Lease {
 
     async fn open(&self, upstream: &Upstream) -> Result<Io, Fault> {
         let endpoint = &self.pool.endpoint;
-        let connect = TcpStream::connect(endpoint.address).await;
+        let connect = match self.pool.receive_bytes {
+            Some(bytes) => connect_narrowly(endpoint.address, bytes).await,
+            None => TcpStream::connect(endpoint.address).await,
+        };
         let stream = connect.map_err(|error| match is_exhaustion(&error) {
             true => Fault::Exhausted,
             false => Fault::Failed(ErrorKind::Connect),
@@ -364,6 +395,17 @@ impl Lease {
         self.pool.clock.now()
     }
 }
+
+/// A connection of which the kernel keeps no more than so many bytes that nobody has read.
+async fn connect_narrowly(address: SocketAddr, bytes: u32) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_recv_buffer_size(bytes)?;
+    socket.connect(address).await
+}
+
+/// What the kernel keeps of an answer to a copy. By itself it would keep megabytes of one that has no end, for every copy, and
+/// take their time to throw them away.
+const COPY_RECEIVE_BYTES: u32 = 128 * 1024;
 
 impl Drop for Lease {
     fn drop(&mut self) {

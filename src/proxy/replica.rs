@@ -5,6 +5,7 @@
 
 use super::asked::{Asked, Role};
 use super::attempt::Way;
+use super::backoff::Backoff;
 use super::compare::{Capture, Meeting, Whose};
 use super::conn::Client;
 use super::courier::Errand;
@@ -19,14 +20,16 @@ use super::ticket::{Hold, Skip, Ticket};
 use super::{body, forward};
 use crate::clock::Time;
 use crate::rollout::Arm;
+use crate::rollout::diff::HEADERS;
 use crate::rollout::diff::samples::Kind;
 use crate::rollout::outcome::{CodeClass, End, ErrorKind, Outcome};
 use crate::snapshot::{Patience, Shadow, Upstream};
 use bytes::Bytes;
+use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -141,6 +144,8 @@ struct Seen {
     whole: Cell<bool>,
     /// Whether weir lets it wait, because other copies have long answers too.
     waits: Cell<bool>,
+    /// How copies fare at the endpoint that it went to.
+    fares: OnceCell<Rc<Cell<Backoff>>>,
 }
 
 impl Copy {
@@ -188,9 +193,11 @@ impl Copy {
         };
         // Whoever reads the count finds the place free.
         drop(hold);
+        let now = worker.clock.now();
+        seen.tell_endpoint(&ended, now);
         match ended {
             Ok(end) => {
-                self.count(shadow, started, &seen, end);
+                self.count(shadow, (started, now), &seen, end);
                 self.ticket.settle();
             }
             Err(skip) => self.ticket.skip(skip),
@@ -210,7 +217,10 @@ impl Copy {
             pool,
             limits: &snapshot.limits,
             body_bytes_max: route.body_bytes_max,
-            patience: Patience::of(&snapshot.limits),
+            // The courier's alarm does for all of it.
+            answer_timeout: None,
+            patience: Patience::ENDLESS,
+            only: Some(is_looked_at),
             retries: None,
         };
         let Original { client, parts, ids, host, trusted, decisions, .. } = &*self.request;
@@ -219,6 +229,10 @@ impl Copy {
         let role = Role::Copy { place: self.place, arm, keep: &shadow.keep_headers };
         let rewrite = asked.rewrite(snapshot, route, decisions, role);
         let lease = pool.pick(None).ok_or(Skip::NoEndpoint)?;
+        if !lease.permits_copy() {
+            return Err(Skip::Backoff);
+        }
+        let _ = seen.fares.set(Rc::clone(lease.backoff()));
         let answer =
             match attempt(&way, lease, &rewrite, body.map(|copy| Outgoing::Replica(Box::new(copy))), false).await {
                 Ok(answer) => answer,
@@ -245,7 +259,7 @@ impl Copy {
     }
 
     /// Counts what came of it, as the request of an arm would be.
-    fn count(&self, shadow: &Shadow, started: Time, seen: &Seen, end: End) {
+    fn count(&self, shadow: &Shadow, (started, now): (Time, Time), seen: &Seen, end: End) {
         let Ticket { worker, adopted, rollout, kind, .. } = &self.ticket;
         if *kind == Kind::Noise {
             return;
@@ -274,7 +288,7 @@ impl Copy {
             None => series.unanswered.add(1),
         }
         if seen.whole.get() {
-            let us = worker.clock.now().since(started).as_micros() as u64;
+            let us = now.since(started).as_micros() as u64;
             series.total.record(us);
             series.total_us.add(us);
         }
@@ -289,9 +303,29 @@ impl Copy {
     }
 }
 
+impl Seen {
+    /// What became of it, for those that come after it.
+    fn tell_endpoint(&self, ended: &Result<End, Skip>, now: Time) {
+        let Some(fares) = self.fares.get() else { return };
+        let mut backoff = fares.get();
+        match ended {
+            Ok(End::Failed(_)) => backoff.failed(now),
+            Ok(End::Complete) => backoff.succeeded(),
+            Ok(End::ClientLeft) | Err(_) => return,
+        }
+        fares.set(backoff);
+    }
+}
+
 /// So much later, or as late as timers can count.
 fn after(moment: Instant, span: Duration) -> Instant {
     moment.checked_add(span).unwrap_or(moment)
+}
+
+/// Whether a field of an answer is looked at: to know what kind it is, or to compare it.
+fn is_looked_at(name: &str) -> bool {
+    let is = |known: &str| known.len() == name.len() && known.eq_ignore_ascii_case(name);
+    HEADERS.iter().any(|known| is(known)) || is(CONTENT_ENCODING.as_str())
 }
 
 /// Whether a copy met a connection that the upstream was just closing, as it may do with those that are idle. One that was

@@ -219,7 +219,9 @@ impl Exchange<'_> {
                     pool,
                     limits: &snapshot.limits,
                     body_bytes_max: route.body_bytes_max,
+                    answer_timeout: Some(upstream.response_timeout),
                     patience: route.patience,
+                    only: None,
                     retries,
                 }
             }

@@ -57,6 +57,8 @@ pub enum Skip {
     /// A pooled connection that had been idle was closed just when it was to be used. Nothing is sent twice, so this copy is
     /// lost.
     Stale,
+    /// Copies to that endpoint came to nothing lately, and no connection was there.
+    Backoff,
 }
 
 impl Ticket {
@@ -81,7 +83,7 @@ impl Ticket {
     }
 
     fn count_skip(&mut self, skip: Skip) {
-        const { assert!(COPIES_SKIPPED.len() == Skip::Stale as usize + 1) };
+        const { assert!(COPIES_SKIPPED.len() == Skip::Backoff as usize + 1) };
         if std::mem::replace(&mut self.counted, true) || self.kind == Kind::Noise {
             return;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// Why a request of the mirrored share was not copied, or its copy says nothing, in the order of `Mirrored::skipped`: words
 /// of the `outcome` label of `weir_shadow_requests_total`.
-pub const COPIES_SKIPPED: [&str; 11] = [
+pub const COPIES_SKIPPED: [&str; 12] = [
     "loop",
     "upgrade",
     "drain",
@@ -19,6 +19,7 @@ pub const COPIES_SKIPPED: [&str; 11] = [
     "no_endpoint",
     "connections",
     "stale",
+    "backoff",
 ];
 
 /// One worker's counts of what came of the requests of one rollout's mirrored share; each is counted once.

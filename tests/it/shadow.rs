@@ -63,6 +63,24 @@ async fn counted(weir: &Weir, outcome: &str, count: u64) -> Metrics {
     metrics
 }
 
+/// Asks until there is one more copy with that outcome; how often. While copies come to nothing most are not even made.
+async fn one_more(weir: &Weir, outcome: &str, mut ask: impl AsyncFnMut()) -> u64 {
+    let count = |metrics: &Metrics| metrics.count(COPIES, &[("rollout", "chat"), ("outcome", outcome)]);
+    let before = weir.metrics().await;
+    let (had, all) = (count(&before), before.count(COPIES, &[]));
+    let mut asked = 0;
+    loop {
+        ask().await;
+        asked += 1;
+        let counted = |metrics: &Metrics| metrics.count(COPIES, &[]) >= all + asked;
+        let metrics = weir.metrics_until(outcome, counted).await;
+        assert_eq!(metrics.count(COPIES, &[]), all + asked, "each is counted once");
+        if count(&metrics) > had {
+            return asked;
+        }
+    }
+}
+
 /// What the copies did is in no number of an arm, and moved nothing.
 async fn only_copies(weir: &Weir, requests: u64) {
     let ended = |metrics: &Metrics| metrics.count("weir_requests_total", &[("code", "2xx")]) == requests;
@@ -329,20 +347,20 @@ async fn whatever_becomes_of_a_copy_clients_see_nothing_of_it() {
         pair.new.script(move |_| reply());
         // The second one meets whatever the first has left behind.
         for _ in 0..2 {
-            pair.served("GET", &[], "").await;
-            requests += 1;
+            let ask = async || drop(pair.served("GET", &[], "").await);
+            requests += one_more(&pair.weir, outcome, ask).await;
             *counts.entry(outcome).or_default() += 1;
             pair.counted(outcome, counts[outcome]).await;
         }
     }
-    let metrics = pair.weir.metrics().await;
-    assert_eq!(metrics.count(COPIES, &[]), requests, "each is counted once");
+    let copies: u64 = counts.values().sum();
+    pair.counted("backoff", requests - copies).await;
     assert!(pair.new.filled() < 64 << 20, "an endless answer is not read on");
     only_copies(&pair.weir, requests).await;
     let shadow = pair.weir.view(&format!("{CHAT}?window=10m")).await["shadow"].clone();
     let failures = counts.iter().filter(|(outcome, _)| !matches!(**outcome, "2xx" | "4xx"));
     let errors: u64 = failures.map(|(_, count)| count).sum();
-    assert_eq!((&shadow["requests"], &shadow["errors"]), (&json!(requests), &json!(errors)));
+    assert_eq!((&shadow["requests"], &shadow["errors"]), (&json!(copies), &json!(errors)));
     // The last one has left a connection. If that is closed under a copy after it was idle for a second, nobody knows whose
     // fault it was.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -360,13 +378,34 @@ async fn a_canary_that_cannot_be_reached_changes_nothing_either() {
         let config = Config::between(legacy.address, refusing.0).upstreams(up);
         let weir = Weir::start(&mirrored(config, "")).await;
         let mut client = Client::http1(weir.address).await;
+        let mut requests = 0;
         for _ in 0..5 {
-            assert_eq!(client.get("/", UNIT).await.origin(), "legacy");
+            let ask = async || assert_eq!(client.get("/", UNIT).await.origin(), "legacy");
+            requests += one_more(&weir, "connect", ask).await;
         }
         counted(&weir, "connect", 5).await;
-        only_copies(&weir, 5).await;
+        only_copies(&weir, requests).await;
         weir.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_canary_where_copies_come_to_nothing_gets_few_connections_until_one_goes_well() {
+    let pair = Pair::start(|config| mirrored(config, "").workers(1)).await;
+    pair.new.script(|_| Reply::Raw(vec![Step::Close]));
+    let ask = async || drop(pair.served("GET", &[], "").await);
+    for _ in 0..3 {
+        one_more(&pair.weir, "backoff", ask).await;
+    }
+    let metrics = pair.weir.metrics().await;
+    let skipped = metrics.count(COPIES, &[("outcome", "backoff")]);
+    assert_eq!(pair.new.state().accepted, metrics.count(COPIES, &[]) - skipped, "one for each that was made");
+    pair.new.script(|_| Reply::Hello);
+    one_more(&pair.weir, "2xx", ask).await;
+    for _ in 0..5 {
+        assert_eq!(one_more(&pair.weir, "2xx", ask).await, 1, "it is well again");
+    }
+    pair.weir.stop().await;
 }
 
 #[tokio::test]
