@@ -161,7 +161,9 @@ mod tests {
     use clap::Parser;
 
     fn options(more: &[&str]) -> Options {
-        Options::parse_from(["load", "--target", "http://127.0.0.1:1"].iter().chain(more))
+        let mut options = Options::parse_from(["load", "--target", "http://127.0.0.1:1"].iter().chain(more));
+        options.methods = crate::methods(&options);
+        options
     }
 
     fn told(list: &List) -> Vec<(u64, String)> {
@@ -182,6 +184,17 @@ mod tests {
         assert_eq!(told(&list), [(0, "GET /a".into()), (250, "GET /b".into()), (1000, "HEAD /d?x=1".into())]);
         assert_eq!(list.asked[2].unit.as_deref(), Some("u"));
         assert_eq!(list.left_out, BTreeMap::from([("method", 1)]));
+    }
+
+    #[test]
+    fn what_is_made_up_with_a_body_is_posted() {
+        let list = made_up(&options(&["--body-size", "64KiB", "--rate", "2", "--duration", "1s"]));
+        assert_eq!(told(&list), [(0, "POST /".into()), (500, "POST /".into())]);
+        for (text, bytes) in
+            [("12", Some(12)), ("2KiB", Some(2048)), ("1MiB", Some(1 << 20)), ("1GiB", None), ("", None)]
+        {
+            assert_eq!(crate::bytes(text).ok(), bytes, "{text}");
+        }
     }
 
     #[test]

@@ -7,11 +7,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "it is no room of weir's: it has a clock and a thread of its own")]
 
+mod dial;
 mod list;
 mod pace;
 mod report;
 mod send;
 
+use bytes::Bytes;
 use clap::Parser;
 use list::Asked;
 use report::Report;
@@ -37,7 +39,7 @@ type Failure = Box<dyn Error>;
 #[derive(Parser)]
 #[command(name = "load")]
 struct Options {
-    /// Where to send them: http://HOST:PORT
+    /// Where to send them: http://HOST:PORT or https://HOST:PORT
     #[arg(long)]
     target: String,
     /// A second service, which gets every request as well; the answers of both are compared
@@ -67,15 +69,31 @@ struct Options {
     /// The header that carries the unit
     #[arg(long, default_value = "x-user-id")]
     unit_header: String,
-    /// Methods that are sent; what else a file has is left out, because it may change something and its body is not there
-    #[arg(long, value_delimiter = ',', default_value = "GET,HEAD")]
+    /// Methods that are sent (default: GET,HEAD; without a file the first one, and POST if there is a body); what else a file has
+    /// is left out, because it may change something and its body is not there
+    #[arg(long, value_delimiter = ',')]
     methods: Vec<String>,
+    /// A file that every POST, PUT and PATCH has as its body
+    #[arg(long, conflicts_with = "body_size")]
+    body: Option<PathBuf>,
+    /// Or a body of so many bytes: 4096, 64KiB, 1MiB
+    #[arg(long, value_parser = bytes)]
+    body_size: Option<usize>,
     /// A further header of every request, "name: value"; may be given several times
     #[arg(long)]
     header: Vec<String>,
     /// Connections to each service
     #[arg(long, default_value_t = 64)]
     connections: usize,
+    /// Requests at a time on each of them, where it speaks HTTP/2
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
+    /// The version of HTTP that is spoken (default: 1.1, and over TLS what the service chooses of both)
+    #[arg(long, value_parser = ["1.1", "2"])]
+    http: Option<String>,
+    /// The authorities that https:// services are believed by, as PEM (default: the system's)
+    #[arg(long)]
+    ca: Option<PathBuf>,
     /// How long an answer is waited for
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -100,7 +118,10 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let mut options = Options::parse();
+    if options.methods.is_empty() {
+        options.methods = methods(&options);
+    }
     match run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
@@ -108,6 +129,34 @@ fn main() -> ExitCode {
             eprintln!("load: {failure}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// The methods that are sent where nobody names them.
+fn methods(options: &Options) -> Vec<String> {
+    let has_body = options.body.is_some() || options.body_size.is_some();
+    let methods: &[&str] = if has_body && options.requests.is_none() { &["POST"] } else { &["GET", "HEAD"] };
+    methods.iter().map(|&method| method.to_owned()).collect()
+}
+
+/// A number of bytes.
+fn bytes(text: &str) -> Result<usize, String> {
+    let (digits, unit) = text.split_at(text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        _ => return Err("write a number of bytes, KiB or MiB".to_owned()),
+    };
+    let bytes = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.filter(|bytes| *bytes <= SENT_BYTES_MAX).ok_or_else(|| "write a number of bytes up to 1024MiB".to_owned())
+}
+
+/// The body that requests have.
+fn body(options: &Options) -> Result<Bytes, Failure> {
+    match (&options.body, options.body_size) {
+        (Some(path), _) => Ok(std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?.into()),
+        (None, size) => Ok(vec![b'x'; size.unwrap_or(0)].into()),
     }
 }
 
@@ -126,8 +175,9 @@ fn run(options: &Options) -> Result<bool, Failure> {
 
 async fn sent(options: &Options, list: &[Asked]) -> Result<Report, Failure> {
     let comparison = options.against.is_some().then(|| comparison(options)).transpose()?;
-    let first = Target::start(&options.target, options)?;
-    let second = options.against.as_deref().map(|against| Target::start(against, options)).transpose()?;
+    let body = body(options)?;
+    let first = Target::start(&options.target, &body, options)?;
+    let second = options.against.as_deref().map(|against| Target::start(against, &body, options)).transpose()?;
     let (mut due, pacing) = pace::start(list.iter().map(|asked| asked.due).collect())?;
     let (began, mut since_noise) = (Instant::now(), 0.0);
     while let Some((number, at)) = due.recv().await {
@@ -210,5 +260,7 @@ impl Comparison {
     }
 }
 
+/// Bytes that a request may have.
+const SENT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// How long the last comparisons may take.
 const COMPARING_MAX: Duration = Duration::from_secs(60);

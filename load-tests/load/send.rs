@@ -1,22 +1,19 @@
-//! One service: its connections, each with one request at a time, and what came of them. A request that finds all of them busy
-//! waits its turn, and its latency goes on counting.
+//! One service: its connections, each with as many requests at a time as it has streams, and what came of them. A request that
+//! finds all of them busy waits its turn, and its latency goes on counting.
 
+use crate::dial::{Dial, Open};
 use crate::list::Asked;
 use crate::report::Outcomes;
 use crate::{Failure, Options};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use weir::clock::Time;
@@ -42,11 +39,12 @@ pub struct Target {
 
 struct Shared {
     name: String,
-    authority: String,
+    dial: Dial,
     headers: Vec<(HeaderName, HeaderValue)>,
     unit_header: HeaderName,
     arm_header: HeaderName,
     timeout: Duration,
+    body: Bytes,
     queue: RefCell<VecDeque<Job>>,
     queued: Notify,
     closed: Cell<bool>,
@@ -55,31 +53,30 @@ struct Shared {
 
 impl Target {
     /// Connections are made when they are needed.
-    pub fn start(url: &str, options: &Options) -> Result<Target, Failure> {
-        let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
-        let authority = uri
-            .authority()
-            .filter(|_| uri.scheme_str() == Some("http"))
-            .ok_or_else(|| format!("{url}: write http://HOST:PORT"))?;
-        let port = authority.port_u16().unwrap_or(80);
+    pub fn start(url: &str, body: &Bytes, options: &Options) -> Result<Target, Failure> {
         let header = |text: &String| -> Result<(HeaderName, HeaderValue), Failure> {
             let (name, value) = text.split_once(':').ok_or_else(|| format!("--header {text}: write NAME: VALUE"))?;
             Ok((name.trim().parse()?, value.trim().parse()?))
         };
         let shared = Rc::new(Shared {
             name: url.to_owned(),
-            authority: format!("{}:{port}", authority.host()),
+            dial: Dial::to(url, options)?,
             headers: options.header.iter().map(header).collect::<Result<_, _>>()?,
             unit_header: options.unit_header.parse()?,
             arm_header: options.arm_header.parse()?,
             timeout: options.timeout,
+            body: body.clone(),
             queue: RefCell::default(),
             queued: Notify::new(),
             closed: Cell::new(false),
             outcomes: RefCell::default(),
         });
-        let connection = |_| tokio::task::spawn_local(Rc::clone(&shared).serve());
-        let connections = (0..options.connections.max(1)).map(connection).collect();
+        let mut connections = Vec::new();
+        for _ in 0..options.connections.max(1) {
+            let connection = Rc::<Connection>::default();
+            let stream = |_| tokio::task::spawn_local(Rc::clone(&shared).serve(Rc::clone(&connection)));
+            connections.extend((0..options.streams.max(1)).map(stream));
+        }
         Ok(Target { shared, connections })
     }
 
@@ -102,8 +99,7 @@ impl Target {
 }
 
 impl Shared {
-    async fn serve(self: Rc<Self>) {
-        let mut connection = None;
+    async fn serve(self: Rc<Self>, connection: Rc<Connection>) {
         loop {
             let queued = self.queued.notified();
             let job = self.queue.borrow_mut().pop_front();
@@ -114,7 +110,7 @@ impl Shared {
                 queued.await;
                 continue;
             };
-            let went = timeout(self.timeout, self.ask(&mut connection, &job.asked)).await;
+            let went = timeout(self.timeout, self.ask(&connection, &job.asked)).await;
             let us = u32::try_from(job.at.elapsed().as_micros()).unwrap_or(u32::MAX);
             match went.unwrap_or(Err("timeout")) {
                 Ok((head, body)) => {
@@ -129,56 +125,73 @@ impl Shared {
                         meeting.arrive(kind, answer);
                     }
                 }
-                Err(why) => {
-                    connection = None;
-                    self.outcomes.borrow_mut().failed(why, us);
-                }
+                Err(why) => self.outcomes.borrow_mut().failed(why, us),
             }
         }
     }
 
     async fn ask(
         &self,
-        connection: &mut Option<SendRequest<Full<Bytes>>>,
+        connection: &Connection,
         asked: &Asked,
     ) -> Result<(http::response::Parts, Bytes), &'static str> {
-        // The service may have closed it meanwhile.
-        let is_open = match connection {
-            Some(open) => open.ready().await.is_ok(),
-            None => false,
+        let mut place = connection.lock().await;
+        // One that is not put back is lost: it failed, or its answer did not come in time.
+        let mut open = match place.take() {
+            Some(mut open) => {
+                if open.is_ready().await {
+                    open
+                } else {
+                    self.dial.connect().await?
+                }
+            }
+            None => self.dial.connect().await?,
         };
-        let open = match connection {
-            Some(open) if is_open => open,
-            _ => connection.insert(self.connect().await?),
-        };
-        let answer: Response<Incoming> = open.send_request(self.request(asked)?).await.map_err(|_| "connection")?;
-        let (head, body) = answer.into_parts();
-        Ok((head, body.collect().await.map_err(|_| "cut off")?.to_bytes()))
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, &'static str> {
-        let stream = TcpStream::connect(&self.authority).await.map_err(|_| "connect")?;
-        stream.set_nodelay(true).map_err(|_| "connect")?;
-        let (mut open, driver) = handshake(TokioIo::new(stream)).await.map_err(|_| "connect")?;
-        tokio::task::spawn_local(driver);
-        open.ready().await.map_err(|_| "connect")?;
-        Ok(open)
-    }
-
-    fn request(&self, asked: &Asked) -> Result<Request<Full<Bytes>>, &'static str> {
-        let method: Method = asked.method.parse().map_err(|_| "request")?;
-        let mut request = Request::builder().method(method).uri(&asked.target);
-        if !self.headers.iter().any(|(name, _)| name == http::header::HOST) {
-            request = request.header(http::header::HOST, &self.authority);
+        let request = self.request(asked, open.version())?;
+        if let Some(mut another) = open.another() {
+            *place = Some(open);
+            drop(place);
+            return answered(&mut another, request).await;
         }
-        for (name, value) in &self.headers {
+        let answer = answered(&mut open, request).await?;
+        *place = Some(open);
+        Ok(answer)
+    }
+
+    fn request(&self, asked: &Asked, version: Version) -> Result<Request<Full<Bytes>>, &'static str> {
+        let method: Method = asked.method.parse().map_err(|_| "request")?;
+        let named = self.headers.iter().find(|(name, _)| name == http::header::HOST);
+        let host = named.and_then(|(_, host)| host.to_str().ok()).unwrap_or(self.dial.authority());
+        let body = if takes_body(&method) { self.body.clone() } else { Bytes::new() };
+        let request = Request::builder().method(method).version(version);
+        let mut request = match version {
+            Version::HTTP_2 => request.uri(format!("{}://{host}{}", self.dial.scheme(), asked.target)),
+            _ => request.uri(&asked.target).header(http::header::HOST, host),
+        };
+        for (name, value) in self.headers.iter().filter(|(name, _)| name != http::header::HOST) {
             request = request.header(name, value);
         }
         if let Some(unit) = &asked.unit {
             request = request.header(&self.unit_header, unit);
         }
-        request.body(Full::default()).map_err(|_| "request")
+        request.body(Full::new(body)).map_err(|_| "request")
     }
+}
+
+/// Where a connection is kept between requests.
+type Connection = Mutex<Option<Open>>;
+
+/// The methods with which `--body` goes.
+fn takes_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+async fn answered(
+    open: &mut Open,
+    request: Request<Full<Bytes>>,
+) -> Result<(http::response::Parts, Bytes), &'static str> {
+    let (head, body) = open.send(request).await.map_err(|_| "connection")?.into_parts();
+    Ok((head, body.collect().await.map_err(|_| "cut off")?.to_bytes()))
 }
 
 /// Where the answers to one request meet.
