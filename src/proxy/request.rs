@@ -85,6 +85,12 @@ pub struct Routed<'a> {
 /// Decisions of the rollouts on a route, in its order.
 pub type Decisions = ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>;
 
+/// What a request comes to.
+type Answered = Result<Response<Body>, Refusal>;
+
+/// The copies that a request has once it is answered.
+type Copies = Option<Box<Mirror>>;
+
 /// Answers one request; `hand_out` makes of the answer what its connection gives its client.
 ///
 /// The future is as small as can be, because the server moves it: it holds the request once, in parts.
@@ -133,12 +139,7 @@ pub fn handle(
 }
 
 impl Exchange<'_> {
-    async fn answer(
-        &self,
-        body: Incoming,
-        line: &mut Option<Box<Line>>,
-        copies: &mut Option<Box<Mirror>>,
-    ) -> Result<Response<Body>, Refusal> {
+    async fn answer(&self, body: Incoming, line: &mut Option<Box<Line>>, copies: &mut Copies) -> Answered {
         let snapshot = &*self.adopted.snapshot;
         let host = route::screen(self.parts, self.present, &snapshot.limits)?;
         if let Some(answer) = flags::answer(self.worker, snapshot, self.client, self.parts) {
@@ -201,12 +202,10 @@ impl Exchange<'_> {
             }
             flow => observed(flow, observation, meeting, (answer.status, &answer.headers)),
         };
-        let mut response = Response::new(body);
-        *response.status_mut() = answer.status;
-        *response.headers_mut() = answer.headers;
-        expose(response.headers_mut(), snapshot, route, &decisions);
-        self.keep_minted(response.headers_mut(), &asker, route);
-        Ok(response)
+        let mut headers = answer.headers;
+        expose(&mut headers, snapshot, route, &decisions);
+        self.keep_minted(&mut headers, &asker, route);
+        Ok(response(answer.status, headers, body))
     }
 
     async fn send(&self, upstream: usize, route: &Route, rewrite: &Rewrite<'_>, body: Option<Outgoing>) -> Sent {
@@ -405,6 +404,14 @@ pub enum Target<'a> {
     Upstream(usize),
     /// Nowhere, and there is no answer.
     Nowhere,
+}
+
+/// An answer of these parts.
+fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// The body of an answer with that head, copied while it passes where it is to be compared.

@@ -51,6 +51,7 @@ mod reload;
 mod report;
 mod scale;
 mod shadow;
+mod shadow_moments;
 mod signals;
 mod stalls;
 mod sticky;

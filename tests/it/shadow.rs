@@ -11,32 +11,32 @@ use crate::upstreams::Refusing;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const UNIT: &[(&str, &str)] = &[("x-user-id", "u")];
+pub const UNIT: &[(&str, &str)] = &[("x-user-id", "u")];
 const COPIES: &str = "weir_shadow_requests_total";
 const CHAT: &str = "/api/v1/rollouts/chat";
 const KIB: usize = 1024;
 
 /// Everybody is on stable and mirrored, with these further keys of the shadow.
-fn mirrored(config: Config, keys: &str) -> Config {
+pub fn mirrored(config: Config, keys: &str) -> Config {
     config.weight("0%").rollout(&format!("shadow = {{ share = \"100%\", {keys} }}"))
 }
 
 /// Weir between two origins.
-struct Pair {
-    legacy: Origin,
-    new: Origin,
-    weir: Weir,
+pub struct Pair {
+    pub legacy: Origin,
+    pub new: Origin,
+    pub weir: Weir,
 }
 
 impl Pair {
-    async fn start(config: impl FnOnce(Config) -> Config) -> Pair {
+    pub async fn start(config: impl FnOnce(Config) -> Config) -> Pair {
         let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
         let weir = Weir::start(&config(Config::split(&legacy, &new))).await;
         Pair { legacy, new, weir }
     }
 
     /// One request on a connection of its own; stable answers it, whatever becomes of its copy.
-    async fn served(&self, method: &str, fields: &[(&str, &str)], body: &'static str) -> Got {
+    pub async fn served(&self, method: &str, fields: &[(&str, &str)], body: &'static str) -> Got {
         let fields: Vec<_> = UNIT.iter().chain(fields).copied().collect();
         let got = Client::http1(self.weir.address).await.call(method, "/path?a=1", &fields, sized(body)).await;
         assert_eq!((got.status, got.origin()), (200, "legacy"));
@@ -44,12 +44,12 @@ impl Pair {
     }
 
     /// The copies with that outcome, once there are so many.
-    async fn counted(&self, outcome: &str, count: u64) -> Metrics {
+    pub async fn counted(&self, outcome: &str, count: u64) -> Metrics {
         counted(&self.weir, outcome, count).await
     }
 
     /// The copy that arrived as number `number`, with its whole body.
-    async fn copy(&self, number: usize) -> Seen {
+    pub async fn copy(&self, number: usize) -> Seen {
         let whole =
             |state: &crate::harness::origin::State| state.requests.get(number).is_some_and(|seen| seen.complete);
         self.new.until("a copy", whole).await.requests.swap_remove(number)
@@ -214,100 +214,6 @@ async fn bodies_are_copied_whole_or_not_at_all_over_both_protocols() {
         assert_eq!(metrics.count("weir_shadow_memory_bytes", &[]), 0, "all of it was given back");
         pair.weir.stop().await;
     }
-}
-
-#[tokio::test]
-async fn no_copy_starts_before_its_request_is_answered() {
-    let own = Gate::closed();
-    let held = own.clone();
-    let pair = Pair::start(|config| mirrored(config, "methods = [\"GET\", \"POST\"]").workers(1)).await;
-    pair.legacy.script(move |seen| if seen.target == "/held" { Reply::held(&held) } else { Reply::Hello });
-    let address = pair.weir.address;
-    let ask = |method: &'static str, body: &'static str| async move {
-        Client::http1(address).await.call(method, "/held", UNIT, sized(body)).await
-    };
-    let waiting = [tokio::spawn(ask("GET", "")), tokio::spawn(ask("POST", "all of it"))];
-    let came = |state: &crate::harness::origin::State| state.requests.iter().filter(|seen| seen.complete).count() == 2;
-    pair.legacy.until("both requests", came).await;
-    // Others come after them and have their copies before.
-    for _ in 0..3 {
-        pair.served("GET", &[], "").await;
-    }
-    let metrics = pair.counted("2xx", 3).await;
-    assert!(pair.new.state().requests.iter().all(|seen| seen.target == "/path?a=1"));
-    assert_eq!(metrics.count("weir_shadow_in_flight", &[]), 0, "what waits for its answer takes nobody's place");
-    own.open();
-    for waiting in waiting {
-        assert_eq!(soon("the answer", waiting).await.expect("no panic").body, "held");
-    }
-    pair.counted("2xx", 5).await;
-    let seen = pair.new.state().requests;
-    let copies: Vec<_> = seen.iter().filter(|seen| seen.target == "/held").map(|seen| seen.body_bytes).collect();
-    assert!(copies == [0, 9] || copies == [9, 0], "{copies:?}");
-    pair.weir.stop().await;
-}
-
-#[tokio::test]
-async fn a_request_whose_client_leaves_before_the_answer_has_no_copy() {
-    let never = Gate::closed();
-    let pair = Pair::start(|config| mirrored(config, "methods = [\"GET\", \"POST\"]")).await;
-    pair.legacy.script(move |_| Reply::held(&never));
-    for (number, method) in ["GET", "POST"].into_iter().enumerate() {
-        let mut client = Client::http2(pair.weir.address).await;
-        let (feed, body) = piped();
-        let answer = client.begin(client.request(method, "/", UNIT, body));
-        drop(feed);
-        pair.legacy.until("the request", |state| state.requests.len() == number + 1).await;
-        drop(answer);
-        let metrics = pair.counted("broken_off", number as u64 + 1).await;
-        assert_eq!(metrics.count("weir_shadow_memory_bytes", &[]), 0);
-    }
-    assert_eq!(pair.new.count(), 0);
-    pair.weir.stop().await;
-}
-
-#[tokio::test]
-async fn a_request_that_stable_does_not_answer_has_its_copy_all_the_same() {
-    let pair = Pair::start(|config| mirrored(config, "")).await;
-    pair.legacy.script(|_| Reply::Raw(vec![Step::Close]));
-    let mut client = Client::http1(pair.weir.address).await;
-    assert_eq!(client.get("/", UNIT).await.status, 502);
-    pair.counted("2xx", 1).await;
-    pair.weir.stop().await;
-}
-
-#[tokio::test]
-async fn a_body_that_goes_on_behind_the_head_of_the_answer_is_copied_when_it_has_ended() {
-    let pair = Pair::start(|config| mirrored(config, "methods = [\"POST\"]")).await;
-    pair.legacy.script(|_| Reply::body(Content::Echo));
-    let mut client = Client::http2(pair.weir.address).await;
-    let (feed, body) = piped();
-    let answer = client.begin(client.request("POST", "/", UNIT, body));
-    assert!(feed.data("half of ").await);
-    let answer = soon("the head", answer).await.expect("an answer");
-    assert_eq!(pair.new.count(), 0, "nobody sees half a request");
-    assert!(feed.data("it").await);
-    drop(feed);
-    assert_eq!(read(answer).await.expect("a whole answer").body, "half of it");
-    assert_eq!(pair.copy(0).await.body_bytes, 10);
-    pair.counted("2xx", 1).await;
-    pair.weir.stop().await;
-}
-
-#[tokio::test]
-async fn a_request_that_breaks_off_has_no_copy() {
-    let pair = Pair::start(|config| mirrored(config, "methods = [\"POST\"]")).await;
-    let mut client = Client::http2(pair.weir.address).await;
-    let (feed, body) = piped();
-    let request = client.request("POST", "/", UNIT, body);
-    let answer = client.begin(request);
-    assert!(feed.data("half of ").await);
-    pair.legacy.until("a part", |state| state.requests.iter().any(|seen| seen.body_bytes > 0)).await;
-    feed.cut().await;
-    drop(answer);
-    let metrics = pair.counted("broken_off", 1).await;
-    assert_eq!((pair.new.count(), metrics.count("weir_shadow_memory_bytes", &[])), (0, 0));
-    pair.weir.stop().await;
 }
 
 type Script = Box<dyn Fn() -> Reply + Send + Sync>;
