@@ -55,7 +55,7 @@ impl Log {
 
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match self.lines.try_send(Message::Line(line.to_vec())) {
+        match self.lines.try_send(Message::Line(one_line(line))) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.lost.fetch_add(1, Ordering::Relaxed);
@@ -75,6 +75,21 @@ impl<'a> MakeWriter<'a> for Log {
     fn make_writer(&'a self) -> Log {
         self.clone()
     }
+}
+
+/// A line that is one: line breaks and other controls inside it, which may come from a reason that somebody gave, become visible.
+/// Only the escapes stay that colours are made of; the formatter has taken those of others out.
+fn one_line(line: &[u8]) -> Vec<u8> {
+    let (inside, end) = line.strip_suffix(b"\n").map_or((line, &b""[..]), |inside| (inside, b"\n"));
+    let mut written = Vec::with_capacity(line.len());
+    for &byte in inside {
+        match byte {
+            b'\x1b' | b' '..=b'~' | 0x80.. => written.push(byte),
+            other => written.extend(other.escape_ascii()),
+        }
+    }
+    written.extend_from_slice(end);
+    written
 }
 
 /// Writes until nobody can log any more. A target that is gone takes nothing, and there is nobody to tell.
@@ -139,6 +154,13 @@ mod tests {
         let written = written.lock().unwrap();
         assert!(written.starts_with("0\n") && written.contains("lines of the log were lost"), "{written}");
         assert!(written.lines().count() > LINES_MAX, "what fitted is there");
+    }
+
+    #[test]
+    fn a_line_stays_one_whatever_stands_in_it() {
+        assert_eq!(one_line(b"kill: x\r\nINFO forged\x00\t\n"), b"kill: x\\r\\nINFO forged\\x00\\t\n");
+        assert_eq!(one_line("\x1b[33mWARN\x1b[0m größer\n".as_bytes()), "\x1b[33mWARN\x1b[0m größer\n".as_bytes());
+        assert_eq!(one_line(b"without an end"), b"without an end");
     }
 
     #[test]
