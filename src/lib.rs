@@ -19,7 +19,8 @@
 //! # Rooms, in reading order
 //!
 //! [`clock`] (the only reader of time) · [`rollout`] (what weir knows, as plain code) · [`snapshot`], [`tally`],
-//! [`latch`], [`pairs`], [`allowance`] (what the planes share: down, up, at once, answers to be compared; what workers share:
+//! [`latch`], [`pairs`], [`spans`], [`allowance`] (what the planes share: down, up, at once, answers to be compared, requests to be
+//! traced; what workers share:
 //! limits) · [`config`] (text to snapshot) · [`proxy`] (the data plane;
 //! its `request` is the straight line of every request) · [`control`] (the one loop that moves rollouts) · [`admin`]
 //! (probes, metrics, API) · [`rehearsal`] (plans on a virtual clock) · [`cli`] (the commands; `serve` wires the rooms). An import only goes towards the front of
@@ -38,4 +39,5 @@ pub mod proxy;
 pub mod rehearsal;
 pub mod rollout;
 pub mod snapshot;
+pub mod spans;
 pub mod tally;

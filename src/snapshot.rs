@@ -3,8 +3,10 @@
 //! The control plane publishes a new one for every change; a worker keeps its `Arc` and looks again only when the
 //! generation number moved. A request keeps the snapshot it started under to its end.
 
+mod kept;
 mod lookup;
 
+pub use kept::AccessLog;
 pub use lookup::Lookup;
 
 use crate::allowance::{Addresses, Allowance, Copies};
@@ -14,6 +16,7 @@ use crate::rollout::assign::Split;
 use crate::rollout::bucket::{Bucketer, Weight};
 use crate::rollout::diff::Rules;
 use crate::rollout::outcome::ErrorRules;
+use crate::spans::Traces;
 use crate::tally::{
     Cell, Decisions, Fallbacks, ListenerCounts, LostPairs, Mirrored, PaddedCell, PerWorker, Series, Units, Vitals,
     WorkerCounts,
@@ -66,6 +69,8 @@ pub struct Snapshot {
     pub addresses: Arc<Addresses>,
     /// What copies of requests take.
     pub copies: Arc<Copies>,
+    /// Of which requests a collector of traces is told, if there is one.
+    pub traces: Option<Traces>,
 }
 
 impl Snapshot {
@@ -470,21 +475,6 @@ pub struct Force {
     pub secret: Option<Secret>,
     /// Peers that may name an arm unsigned.
     pub trusted: Vec<IpNet>,
-}
-
-/// Which requests the access log keeps, in ppm of requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AccessLog {
-    /// 0 is off, 1,000,000 is full.
-    pub share_ppm: u32,
-}
-
-impl AccessLog {
-    /// Whether it keeps a request for which a number below a million was drawn.
-    #[inline]
-    pub fn keeps(&self, draw: impl FnOnce() -> u32) -> bool {
-        self.share_ppm > 0 && draw() < self.share_ppm
-    }
 }
 
 /// What the answers on one HTTP/2 connection to an upstream may send ahead together, at least. Each of them is held back by

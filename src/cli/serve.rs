@@ -8,6 +8,7 @@ use crate::control::{self, Handle};
 use crate::proxy::access::Log;
 use crate::proxy::worker::{self, Drain};
 use crate::rollout::scale::TimeScale;
+use crate::snapshot::AccessLog;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
@@ -304,10 +305,18 @@ fn by_worker(sockets: Vec<Vec<TcpListener>>, workers: usize) -> Vec<Vec<TcpListe
 /// `O_NONBLOCK`, so that opening a pipe without a reader is an error and not a wait; files take no notice of it.
 const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
 
+/// Opens the access log. One that is switched off is opened as well, so that a reload can switch it on; then it may fail.
 fn open_log(config: &Config) -> Result<Option<(Log, JoinHandle<()>)>, StartError> {
-    if config.access_log.keep.share_ppm == 0 {
-        return Ok(None);
+    match start_log(config) {
+        Err(error) if config.access_log.keep == AccessLog::Off => {
+            tracing::debug!(%error, "the access log cannot be switched on without a restart");
+            Ok(None)
+        }
+        opened => opened.map(Some),
     }
+}
+
+fn start_log(config: &Config) -> Result<(Log, JoinHandle<()>), StartError> {
     let out: Box<dyn Write + Send> = match &config.access_log.target {
         LogTarget::Stdout => Box::new(io::stdout()),
         LogTarget::Stderr => Box::new(io::stderr()),
@@ -321,7 +330,7 @@ fn open_log(config: &Config) -> Result<Option<(Log, JoinHandle<()>)>, StartError
             Box::new(file)
         }
     };
-    Log::start(out).map(Some).map_err(refused("access log"))
+    Log::start(out).map_err(refused("access log"))
 }
 
 /// The admin server, on a thread of its own, so that kill works whatever the control plane is busy with.

@@ -18,6 +18,7 @@ use crate::snapshot::{
     ArmRoute, ArmTarget, Diff, Force, HostPattern, Listener, Lookup, Match, Patience, Rollout, Route, RouteRollout,
     Shadow, Snapshot, Upstream,
 };
+use crate::spans::Traces;
 use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         connections: registry.allowance(AllowanceKey::Connections, config.limits.max_connections),
         addresses: registry.addresses(),
         copies: registry.copies(),
+        traces: config.traces.as_ref().map(|traces| Traces { share_ppm: traces.share.ppm(), spans: registry.spans() }),
     }
 }
 

@@ -11,7 +11,7 @@ use super::units::{print_share, print_size, print_span};
 use crate::rollout::Arm;
 use crate::rollout::breaker::{COOLDOWN_MAX, Rules};
 use crate::rollout::bucket::Weight;
-use crate::snapshot::{Fallback, Signal};
+use crate::snapshot::{AccessLog, Fallback, Signal};
 use columns::lay_out;
 use std::fmt::Write;
 use std::path::Path;
@@ -57,9 +57,12 @@ fn process(config: &Config) -> Vec<Vec<String>> {
             format!("{address}{token}")
         }
     };
-    let log = match (config.access_log.keep.share_ppm, &config.access_log.target) {
-        (0, _) => "off".to_owned(),
-        (ppm, target) => format!("{} of requests to {}", share(ppm), log_target(target)),
+    let log = match (config.access_log.keep, log_target(&config.access_log.target)) {
+        (AccessLog::Off, _) => "off".to_owned(),
+        (AccessLog::Sampled(ppm), target) => {
+            format!("failed requests and {} of the others to {target}", share(ppm))
+        }
+        (AccessLog::Full, target) => format!("all requests to {target}"),
     };
     let forced = match (config.force.secret.is_some(), config.force.trusted.len()) {
         (false, 0) => "by nobody".to_owned(),
@@ -77,7 +80,12 @@ fn process(config: &Config) -> Vec<Vec<String>> {
         ("access log", log),
         ("arms forced", forced),
     ];
-    rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
+    let traces = config.traces.as_ref().map(|traces| {
+        let told =
+            format!("{} of requests to {} as {}", share(traces.share.ppm()), traces.server.authority, traces.service);
+        ("traces", told)
+    });
+    rows.into_iter().chain(traces).map(|(name, value)| vec![name.to_owned(), value]).collect()
 }
 
 fn listeners(config: &Config) -> Vec<Vec<String>> {

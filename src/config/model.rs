@@ -53,6 +53,8 @@ pub struct Config {
     pub queries: Vec<QueryConfig>,
     /// Who is told of what happens; their keys differ.
     pub notify: Vec<NotifyConfig>,
+    /// Who is told of requests, if anybody.
+    pub traces: Option<TracesConfig>,
     /// The config as a reader would write it: file and environment merged, paths absolute, secrets never contained.
     pub effective: serde_json::Value,
     /// SHA-256 of every file it was made from besides the config itself.
@@ -227,6 +229,19 @@ pub struct NotifyConfig {
     pub timeout: Duration,
     /// Age from which an event is not tried again.
     pub max_age: Duration,
+}
+
+/// A collector of traces.
+#[derive(Clone, Debug)]
+pub struct TracesConfig {
+    /// Where; the path is the whole one.
+    pub server: HttpServer,
+    /// Of how many requests, where their caller does not decide it.
+    pub share: Weight,
+    /// What weir is called there.
+    pub service: String,
+    /// Time for one try.
+    pub timeout: Duration,
 }
 
 /// In which form somebody is told.

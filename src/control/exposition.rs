@@ -16,6 +16,7 @@ use crate::rollout::criterion::Reading::Value;
 use crate::rollout::histogram::bucket_of;
 use crate::rollout::outcome::{CodeClass, ErrorKind};
 use crate::rollout::vital::Vital;
+use crate::spans;
 use crate::tally::{
     CONNECTIONS_CUT, CONNECTIONS_REFUSED, COPIES_SKIPPED, Cell, FALLBACKS, GaugeKey, ListenerCounts, Mirrored,
     PAIRS_LOST, PerWorker, REFUSALS, Registry, SeriesKey, SignalKey, VITALS_DROPPED,
@@ -70,6 +71,18 @@ pub fn history(tally: &Tally) -> String {
     let help = "Samples for the metric history on disk: those kept, and those lost because it took none.";
     text.family("weir_history_samples_total", "counter", help);
     for (result, count) in [("kept", &tally.kept), ("lost", &tally.lost)] {
+        text.sample("", &[("result", result)], count.load(Ordering::Relaxed));
+    }
+    text.0
+}
+
+/// Writes what came of the spans that a collector of traces was to be told of.
+pub fn traces(counts: &spans::Counts) -> String {
+    let mut text = Text::default();
+    let help =
+        "Spans for the collector of traces: those it has, those it did not take, and those that found the queue full.";
+    text.family("weir_trace_spans_total", "counter", help);
+    for (result, count) in [("sent", &counts.sent), ("failed", &counts.failed), ("dropped", &counts.dropped)] {
         text.sample("", &[("result", result)], count.load(Ordering::Relaxed));
     }
     text.0

@@ -25,6 +25,7 @@ mod resolve;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod watch;
 
 pub use crate::rollout::report::Origin;

@@ -19,12 +19,13 @@ use super::query::Queries;
 use super::reload::{Asker, InForce, Reloader};
 use super::resolve::Resolver;
 use super::store::{self, Numbers, OpenError, Store};
+use super::traces::Exporter;
 use super::{Denied, Handle, Origin};
 use crate::clock::{Clock, Time};
 use crate::config::change::Change;
 use crate::config::{Config, Live, Loaded, UserFiles};
 use crate::rollout::engine::{Effect, Engine, Input, Record, Refused, Saved};
-use crate::rollout::report::{Entry, Kind, REPORT_WINDOW};
+use crate::rollout::report::{Entry, Facts, Kind, REPORT_WINDOW};
 use crate::rollout::scale::TimeScale;
 use crate::rollout::standing::Standing;
 use sampling::Sampling;
@@ -165,6 +166,7 @@ struct Supervisor {
     /// Compares answers as long as this is there.
     _comparer: Comparer,
     notifier: Notifier,
+    exporter: Exporter,
     own: Own,
     resolver: Resolver,
     prober: Prober,
@@ -220,6 +222,7 @@ impl Supervisor {
             engine: Engine::new(plans, saved, clock.now()),
             store,
             trail,
+            exporter: Exporter::new(publisher.registry.spans(), clock.clone()),
             publisher,
             collector: Collector::default(),
             measurer: Measurer::default(),
@@ -406,6 +409,7 @@ impl Supervisor {
         let config = Arc::clone(&self.config);
         self.collector.adopt(&mut self.publisher.registry, &names(&config));
         self.queries.adopt(&config.queries);
+        self.exporter.adopt(config.traces.as_ref());
         let mut live = self.live();
         live.endpoints = self.resolver.endpoints(&config.upstreams, self.clock.now());
         let generation = self.publisher.publish(&config, &live);
@@ -444,18 +448,24 @@ impl Supervisor {
         result.is_ok()
     }
 
-    /// Counts an entry, and says aloud what nobody asked for.
+    /// Counts an entry and says it aloud, what nobody asked for as a warning.
     fn tell(&mut self, entry: &Entry) {
         self.facade.told(entry.kind);
         let (kind, rollout) = (entry.kind.word(), entry.rollout.as_deref().unwrap_or_default());
+        let stage = match &entry.new {
+            Facts::Standing { stage: Some(stage), .. } => &**stage,
+            _ => "",
+        };
+        let Origin { actor, reason } = &entry.origin;
         match entry.kind {
-            Kind::Trip | Kind::Rollback | Kind::Alert => tracing::warn!(rollout, "{kind}: {}", entry.origin.reason),
+            Kind::Trip | Kind::Rollback | Kind::Alert => tracing::warn!(rollout, stage, actor, "{kind}: {reason}"),
             Kind::Escalate => {
-                tracing::error!(rollout, "{kind}: {}", entry.origin.reason);
+                tracing::error!(rollout, stage, actor, "{kind}: {reason}");
                 self.rechecking.retain(|of| entry.rollout.as_ref() != Some(of));
             }
-            Kind::Recover => tracing::info!(rollout, "{kind}: {}", entry.origin.reason),
-            _ => {}
+            // Whoever read the config says more of it.
+            Kind::Reload | Kind::ReloadFailed => {}
+            _ => tracing::info!(rollout, stage, actor, "{kind}: {reason}"),
         }
     }
 

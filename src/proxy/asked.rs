@@ -1,7 +1,7 @@
 //! A request as any upstream may be asked with it: the client's words, and on whose behalf weir passes them on.
 
 use super::conn::Client;
-use super::headers::{Ids, Rewrite, Shown, Why};
+use super::headers::{Asks, Ids, Rewrite, Shown, Why};
 use crate::rollout::Arm;
 use crate::rollout::assign::Decision;
 use crate::snapshot::{ArmRoute, Route, Snapshot};
@@ -53,11 +53,13 @@ impl<'a> Asked<'a> {
         role: Role<'a>,
     ) -> Rewrite<'a> {
         let Asked { parts, client, ids, host, trusted, websocket } = *self;
-        let copy = match role {
-            Role::Copy { keep, .. } => Some(keep),
-            Role::Primary | Role::Fallback => None,
+        let (asks, copy) = match role {
+            Role::Primary => (Asks::Primary, None),
+            Role::Fallback => (Asks::Fallback, None),
+            Role::Copy { keep, .. } => (Asks::Copy, Some(keep)),
         };
-        Rewrite { parts, websocket, client, trusted, host, ids, arms: Arms { snapshot, route, decisions, role }, copy }
+        let arms = Arms { snapshot, route, decisions, role };
+        Rewrite { parts, websocket, client, trusted, host, ids, arms, asks, copy }
     }
 }
 

@@ -12,6 +12,7 @@ use super::shadow::SHADOW;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Reason, Split};
 use crate::snapshot::ArmRoute;
+use crate::spans::SpanId;
 use arrayvec::ArrayVec;
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, TE};
 use http::request::Parts;
@@ -22,6 +23,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 const ROLLOUT: HeaderName = HeaderName::from_static("x-weir-rollout");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -31,6 +33,9 @@ const FALLBACK: &str = "fallback";
 const COPY: &str = "shadow";
 /// Client-supplied request ids up to this length are passed on.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Members of a `tracestate`.
+const TRACESTATE_MEMBERS_MAX: usize = 32;
 
 /// Takes header fields one by one.
 pub trait Sink {
@@ -68,15 +73,36 @@ pub struct Ids {
     parent: Option<HeaderValue>,
     /// 128 random bits as hexadecimal digits: the new request id and the new trace's id.
     fresh: [u8; 32],
+    /// Whether the client's `tracestate` can be passed on.
+    state: bool,
+    /// Whether a trace that begins here is to be kept by whoever meets it.
+    sampled: bool,
+    /// The spans that weir itself tells of, if it does.
+    own: Option<Box<Own>>,
+}
+
+/// The spans of a request that a collector is told of.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// The caller's, if it named one.
+    pub parent: Option<SpanId>,
+    /// The request's.
+    pub request: SpanId,
+    /// That of the request to the arm's upstream.
+    pub primary: SpanId,
+    /// That of the request to stable in its place.
+    pub fallback: SpanId,
 }
 
 impl Ids {
     /// The ids of a request; `random` is used where the client sent none.
     pub fn of(headers: &HeaderMap, present: Present, random: u128) -> Self {
-        let find = |is_there: bool, name| if is_there { headers.get(name) } else { None };
-        let request = find(present.request_id, REQUEST_ID).filter(|value| is_request_id(value.as_bytes())).cloned();
-        let parent = find(present.traceparent, TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned();
-        Ids { request, parent, fresh: hexadecimal(random) }
+        let request = present.request_id.then(|| headers.get(REQUEST_ID)).flatten();
+        let parent = present.traceparent.then(|| only(headers, &TRACEPARENT)).flatten();
+        let request = request.filter(|value| is_request_id(value.as_bytes())).cloned();
+        let parent = parent.filter(|value| is_traceparent(value.as_bytes())).cloned();
+        let state = parent.is_some() && is_tracestate(headers);
+        Ids { request, parent, fresh: hexadecimal(random), state, sampled: true, own: None }
     }
 
     /// `x-request-id`.
@@ -89,22 +115,46 @@ impl Ids {
         self.parent.as_ref().and_then(|parent| parent.as_bytes().get(3..35)).unwrap_or(&self.fresh)
     }
 
-    /// Whether the client sent a trace context that can be passed on.
-    fn has_parent(&self) -> bool {
-        self.parent.is_some()
+    /// What the caller says of sampling, if it sent a trace context: the lowest bit of its flags.
+    pub fn parent_samples(&self) -> Option<bool> {
+        let flags = self.parent.as_ref()?.as_bytes().get(53..55)?;
+        let digit = char::from(*flags.get(1)?).to_digit(16)?;
+        Some(digit & 1 == 1)
     }
 
-    fn write_traceparent(&self, out: &mut Vec<u8>) {
-        match &self.parent {
-            Some(parent) => out.extend_from_slice(parent.as_bytes()),
-            None => {
-                // Version 00, the new trace, its first span (the half of the random bits that may not be all zero by
-                // chance of 2^-64), and the sampled flag, so that no trace is lost because weir began it.
-                out.extend_from_slice(b"00-");
-                out.extend_from_slice(&self.fresh);
-                out.extend_from_slice(b"-");
-                out.extend_from_slice(self.fresh.get(16..).unwrap_or_default());
-                out.extend_from_slice(b"-01");
+    /// A collector is told of this request, under spans made of these random bits.
+    pub fn recorded(&mut self, random: u128, more: u128) -> Own {
+        let of = |digits: &[u8; 32], half: usize| digits.as_chunks::<16>().0.get(half).copied().unwrap_or_default();
+        let (first, second) = (hexadecimal(random), hexadecimal(more));
+        let parent = self.parent.as_ref().and_then(|parent| parent.as_bytes().get(36..52)?.try_into().ok());
+        let own = Own { parent, request: of(&first, 0), primary: of(&first, 1), fallback: of(&second, 0) };
+        self.own = Some(Box::new(own));
+        own
+    }
+
+    /// No collector is told of this request, though of others one is: nobody shall look for the beginning of its trace.
+    pub fn not_recorded(&mut self) {
+        self.sampled = false;
+    }
+
+    fn write_traceparent(&self, asks: Asks, out: &mut Vec<u8>) {
+        // The span that asks: our own if we tell of it, else the caller's; of a new trace the first one, the half of the random
+        // bits that may not be all zero by chance of 2^-64.
+        let own = self.own.as_ref().map(|own| match asks {
+            Asks::Primary => own.primary,
+            Asks::Fallback => own.fallback,
+            Asks::Copy => own.request,
+        });
+        match (&self.parent, own) {
+            (Some(parent), None) => out.extend_from_slice(parent.as_bytes()),
+            (_, own) => {
+                let first = self.fresh.get(16..).unwrap_or_default();
+                // Sampled unless we decided otherwise, so that no trace is lost because weir began it.
+                let flags: &[u8] = if self.sampled { b"01" } else { b"00" };
+                let span = own.as_ref().map_or(first, |own| own.as_slice());
+                for part in [&b"00-"[..], self.trace(), b"-", span, b"-", flags] {
+                    out.extend_from_slice(part);
+                }
             }
         }
     }
@@ -126,8 +176,21 @@ pub struct Rewrite<'a> {
     pub ids: &'a Ids,
     /// The arms that the upstream stands for.
     pub arms: Arms<'a>,
+    /// In whose name it is asked.
+    pub asks: Asks,
     /// Set for a copy, whose answer no client gets: the headers it keeps although they identify somebody.
     pub copy: Option<&'a [HeaderName]>,
+}
+
+/// As what an upstream is asked, for the trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// For the client's answer.
+    Primary,
+    /// For that answer in the canary's place.
+    Fallback,
+    /// For an answer that no client gets.
+    Copy,
 }
 
 /// A decision as the upstream is told of it.
@@ -165,7 +228,7 @@ impl Rewrite<'_> {
                 Rule::Drop => false,
                 Rule::IfTrusted => self.trusted && *name != ROLLOUT,
                 Rule::Trailers => accepts_trailers(value),
-                Rule::TraceState => self.ids.has_parent(),
+                Rule::TraceState => self.ids.state,
                 Rule::Cookie => !std::mem::replace(&mut cookie_written, true),
             };
             if !copy || named.contains(name) || (replaces && self.is_replaced(name)) || self.is_withheld(name) {
@@ -187,7 +250,7 @@ impl Rewrite<'_> {
             sink.field(SHADOW.as_str(), |out| out.push(b'1'));
         }
         sink.field(REQUEST_ID.as_str(), |out| out.extend_from_slice(self.ids.request()));
-        sink.field(TRACEPARENT.as_str(), |out| self.ids.write_traceparent(out));
+        sink.field(TRACEPARENT.as_str(), |out| self.ids.write_traceparent(self.asks, out));
         for (name, value) in self.arms.each().flat_map(|(_, arm)| &arm.set_headers) {
             sink.field(name.as_str(), |out| out.extend_from_slice(value.as_bytes()));
         }
@@ -337,6 +400,48 @@ pub fn clean_answer(headers: &mut HeaderMap) {
     }
 }
 
+/// The value of a header that may stand there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// W3C Trace Context §3.3: at most 32 members `key=value` over all header lines, empty ones aside. What is no such list is not
+/// passed on, because nobody could read it.
+fn is_tracestate(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(TRACESTATE).iter();
+    let members = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let mut count = 0_usize;
+    members.filter(|member| !member.is_empty()).all(|member| {
+        count = count.saturating_add(1);
+        let equals = member.iter().position(|&byte| byte == b'=');
+        let parts = equals.and_then(|at| Some((member.get(..at)?, member.get(at.saturating_add(1)..)?)));
+        count <= TRACESTATE_MEMBERS_MAX && parts.is_some_and(|(key, value)| is_state_key(key) && is_state_value(value))
+    })
+}
+
+/// A key alone, or one of a tenant: `tenant@system`.
+fn is_state_key(key: &[u8]) -> bool {
+    let allowed = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/');
+    let is_part = |part: &[u8], bytes_max: usize, first: fn(&u8) -> bool| {
+        part.len() <= bytes_max && part.first().is_some_and(first) && part.iter().all(allowed)
+    };
+    match key.iter().position(|&byte| byte == b'@') {
+        None => is_part(key, 256, u8::is_ascii_lowercase),
+        Some(at) => {
+            let (tenant, system) =
+                (key.get(..at).unwrap_or_default(), key.get(at.saturating_add(1)..).unwrap_or_default());
+            is_part(tenant, 241, |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+                && is_part(system, 14, u8::is_ascii_lowercase)
+        }
+    }
+}
+
+/// Visible characters and spaces but `,` and `=`.
+fn is_state_value(value: &[u8]) -> bool {
+    (1..=256).contains(&value.len()) && value.iter().all(|byte| matches!(byte, b' '..=b'~') && !b",=".contains(byte))
+}
+
 /// Letters, digits and a few marks: nothing that a log or a shell reads twice.
 fn is_request_id(id: &[u8]) -> bool {
     let allowed = |&byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
@@ -406,6 +511,70 @@ mod tests {
         ] {
             assert!(!is_traceparent(bad.as_bytes()), "{bad}");
         }
+    }
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn ids(fields: &[(&'static str, &str)]) -> Ids {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        Ids::of(&headers, Present::of(&headers), 0x0123_4567_89ab_cdef_0011_2233_4455_6677)
+    }
+
+    fn passed(ids: &Ids, asks: Asks) -> String {
+        let mut out = Vec::new();
+        ids.write_traceparent(asks, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_trace_goes_on_as_it_came_or_begins_anew() {
+        assert_eq!(passed(&ids(&[("traceparent", PARENT)]), Asks::Primary), PARENT);
+        let anew = "00-0123456789abcdef0011223344556677-0011223344556677-01";
+        assert_eq!(passed(&ids(&[]), Asks::Primary), anew);
+        // Two contexts are none: nobody knows which one is meant.
+        assert_eq!(passed(&ids(&[("traceparent", PARENT), ("traceparent", PARENT)]), Asks::Primary), anew);
+        assert_eq!(passed(&ids(&[("traceparent", "00-no")]), Asks::Primary), anew);
+    }
+
+    #[test]
+    fn spans_that_are_told_of_stand_between_the_caller_and_the_upstream() {
+        let unsampled = PARENT.replace("-01", "-00");
+        let mut ids = ids(&[("traceparent", unsampled.as_str())]);
+        assert_eq!(ids.parent_samples(), Some(false));
+        let own = ids.recorded((1 << 64) | 2, 3 << 64);
+        assert_eq!(own.parent.as_ref().map(|id| id.as_slice()), Some(b"00f067aa0ba902b7".as_slice()));
+        for (asks, span) in [(Asks::Primary, 2), (Asks::Fallback, 3), (Asks::Copy, 1)] {
+            assert_eq!(passed(&ids, asks), format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{span:016x}-01"));
+        }
+        let mut new = self::ids(&[]);
+        new.not_recorded();
+        assert!(passed(&new, Asks::Primary).ends_with("-00"), "nobody looks for a beginning that is not told");
+        assert_eq!(new.parent_samples(), None);
+    }
+
+    #[test]
+    fn a_trace_state_is_passed_on_if_it_is_one_and_belongs_to_a_trace() {
+        let state = |values: &[&str]| {
+            let fields: Vec<_> = values.iter().map(|value| ("tracestate", *value)).collect();
+            ids(&[&[("traceparent", PARENT)][..], &fields[..]].concat()).state
+        };
+        let full: Vec<String> = (0..32).map(|number| format!("k{number}=v")).collect();
+        for good in ["", "a=1", "a=1,b=2", " a=1 ,\tb=2 , ", "1a-_*/@sys=x y", "a=1,,b=2", &full.join(",")] {
+            assert!(state(&[good]), "{good}");
+        }
+        assert!(state(&["a=1", "b=2"]), "over several lines");
+        let long = format!("a={}", "v".repeat(257));
+        let many = format!("{},more=1", full.join(","));
+        for bad in ["a", "=1", "a=", "A=1", "a=1=2", "1a=1", "a b=1", "a@=1", "@a=1", "a@1=1", "a@b@c=1", &long, &many]
+        {
+            assert!(!state(&[bad]), "{bad}");
+        }
+        assert!(!state(&[&full.join(","), "more=1"]), "all lines count together");
+        assert!(!ids(&[("tracestate", "a=1")]).state, "there is no trace that it belongs to");
+        assert!(!ids(&[("traceparent", "00-no"), ("tracestate", "a=1")]).state);
     }
 
     #[test]

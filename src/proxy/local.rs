@@ -184,11 +184,13 @@ impl Worker {
         self.random.borrow_mut().u32(..bound)
     }
 
-    /// Queues a line for the access log and counts it if it does not fit.
-    pub fn write_access(&self, line: Box<Line>) {
+    /// Queues a line for the access log if requests that end so are kept, and counts it if it does not fit.
+    pub fn write_access(&self, line: Box<Line>, ended_well: bool) {
         let Some(log) = &self.log else { return };
-        if !log.offer(line)
-            && let Some(counts) = self.adopted.borrow().snapshot.counts.of(self.index)
+        let adopted = self.adopted.borrow();
+        if adopted.snapshot.access_log.keeps(ended_well, || self.random_below(1_000_000))
+            && !log.offer(line)
+            && let Some(counts) = adopted.snapshot.counts.of(self.index)
         {
             counts.access_dropped.add(1);
         }

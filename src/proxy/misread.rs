@@ -3,13 +3,14 @@
 //!
 //! `conn` calls it when hyper has let go of the stream, so that the answers to earlier requests have gone out.
 
-use super::access::Line;
+use super::access::{self, Line};
 use super::conn::Client;
 use super::headers::Ids;
 use super::local::Worker;
 use super::present::Present;
 use super::pulse::Pulse;
 use super::refusal::Refusal;
+use crate::snapshot::AccessLog;
 use http::{HeaderMap, Method};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -64,7 +65,7 @@ pub fn count(worker: &Worker, refusal: Refusal) {
 
 fn log(worker: &Worker, client: &Client, head: &[u8], refusal: Refusal, ids: &Ids, bytes: u64) {
     let adopted = worker.adopted();
-    if !adopted.snapshot.access_log.keeps(|| worker.random_below(1_000_000)) {
+    if adopted.snapshot.access_log == AccessLog::Off {
         return;
     }
     let line = head.split(|&byte| byte == b'\r' || byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
@@ -74,10 +75,10 @@ fn log(worker: &Worker, client: &Client, head: &[u8], refusal: Refusal, ids: &Id
     let path = target.split(|&byte| byte == b'?' || byte == b'#').next().unwrap_or_default();
     let path = path.get(..PATH_BYTES_MAX).unwrap_or(path);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    worker.write_access(Box::new(Line {
+    let line = Line {
         time: worker.clock.wall(),
         listener: adopted.snapshot.listeners.get(client.listener).map(|it| it.address.clone()).unwrap_or_default(),
-        method: method.unwrap_or_default(),
+        method: access::method(&method.unwrap_or_default()),
         path: text(path),
         status: refusal.status().as_u16(),
         bytes,
@@ -91,5 +92,6 @@ fn log(worker: &Worker, client: &Client, head: &[u8], refusal: Refusal, ids: &Id
         request_id: text(ids.request()),
         fallback: None,
         error: Some(refusal.word()),
-    }));
+    };
+    worker.write_access(Box::new(line), false);
 }

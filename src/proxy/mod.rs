@@ -60,6 +60,7 @@ mod signals;
 mod strict;
 mod tee;
 mod ticket;
+mod trace;
 mod tunnel;
 mod unit;
 mod upload;

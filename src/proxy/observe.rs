@@ -7,19 +7,28 @@ use super::admission::Admitted;
 use super::ending::Kind;
 use super::lasting::{Canary, Stream};
 use super::local::{Adopted, Worker};
-use super::signals;
 use super::watch::{Ended, Watches};
+use super::{signals, trace};
 use crate::clock::Time;
 use crate::latch::UnitMark;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason};
 use crate::rollout::outcome::{CodeClass, End, Outcome};
-use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
+use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Route, RouteRollout, Snapshot};
 use crate::tally::Series;
 use arrayvec::ArrayVec;
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// What is noted of a request besides what is counted; nothing unless somebody is told.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// For the access log.
+    pub line: Option<Box<access::Line>>,
+    /// For a collector of traces.
+    pub trace: Option<Box<trace::Notes>>,
+}
 
 /// The counting of one request, from its decision to its end.
 pub struct Observation {
@@ -41,7 +50,9 @@ pub struct Observation {
     signals: u64,
     bytes_in: u64,
     bytes_out: u64,
-    line: Option<Box<access::Line>>,
+    /// What went wrong for the client, where its end does not say it.
+    word: Option<&'static str>,
+    notes: Notes,
     /// Its places among the requests under way, until the end.
     admitted: Option<Admitted>,
     closed: bool,
@@ -55,7 +66,7 @@ impl Observation {
         decisions: ArrayVec<Decision, ROLLOUTS_PER_ROUTE_MAX>,
         is_copy: bool,
         started: Time,
-        line: Option<Box<access::Line>>,
+        notes: Notes,
         mark: impl Fn(usize) -> UnitMark,
     ) -> Box<Self> {
         let (adopted, route) = (Rc::clone(&admitted.adopted), admitted.route);
@@ -77,7 +88,8 @@ impl Observation {
             signals: 0,
             bytes_in: 0,
             bytes_out: 0,
-            line,
+            word: None,
+            notes,
             admitted: Some(admitted),
             closed: false,
         };
@@ -107,15 +119,13 @@ impl Observation {
             // The client waited that long for an answer, whoever gave it: a canary that hangs must show in its latency.
             self.first_byte = Some(self.worker.clock.now());
         }
-        if let Some(line) = &mut self.line {
-            line.error = Some(word);
-        }
+        self.word = Some(word);
     }
 
     /// Stable answers in the canary's place from here on: the request is counted as what it was on the canary, at once.
     /// What follows is counted nowhere, because no decision led there; the access log alone tells of it.
     pub fn hand_over(&mut self, end: End, failure: &'static str, upstream: Option<Arc<str>>) {
-        let line = self.line.take();
+        let notes = std::mem::take(&mut self.notes);
         let admitted = self.admitted.take();
         self.close(end);
         self.admitted = admitted.map(Admitted::off_its_arms);
@@ -127,13 +137,29 @@ impl Observation {
         self.status = None;
         self.grpc_status = None;
         self.signals = 0;
-        self.line = line.map(|line| Box::new(access::Line { upstream, fallback: Some(failure), error: None, ..*line }));
+        self.word = None;
+        self.notes = notes;
+        if let Some(line) = &mut self.notes.line {
+            (line.upstream, line.fallback) = (upstream, Some(failure));
+        }
     }
 
-    /// Notes on the access line that the answer ended in another way than by itself.
+    /// The answer ended in another way than by itself.
     pub fn remark(&mut self, word: &'static str) {
-        if let Some(line) = &mut self.line {
-            line.error = Some(word);
+        self.word = Some(word);
+    }
+
+    /// An upstream is asked; `called` says what came of it.
+    pub fn calls(&mut self, upstream: usize) {
+        if let Some(trace) = &mut self.notes.trace {
+            trace.calls(upstream, self.worker.clock.now());
+        }
+    }
+
+    /// The upstream has answered with that status, or not for that reason.
+    pub fn called(&mut self, answered: Result<StatusCode, &'static str>) {
+        if let Some(trace) = &mut self.notes.trace {
+            trace.called(answered.map(|status| status.as_u16()), self.worker.clock.now());
         }
     }
 
@@ -221,7 +247,8 @@ impl Observation {
         if !self.snapshot().signals.is_empty() && !self.is_copy {
             self.count_signals();
         }
-        self.write_line(end, total_us);
+        self.write_line(end, &outcome, total_us);
+        self.tell(end, now);
     }
 
     /// Counts the request for every signal it matches, on the arm it was decided for.
@@ -294,17 +321,39 @@ impl Observation {
         }
     }
 
-    fn write_line(&mut self, end: End, total_us: u64) {
-        let Some(mut line) = self.line.take() else { return };
-        line.status = self.status.map_or(0, |status| status.as_u16());
-        line.bytes = self.bytes_out;
-        line.duration_us = total_us;
-        line.error = line.error.or(match end {
+    /// What went wrong for the client.
+    fn error(&self, end: End) -> Option<&'static str> {
+        self.word.or(match end {
             End::Complete => None,
             End::ClientLeft => Some("client_left"),
             End::Failed(kind) => Some(kind.label()),
-        });
-        self.worker.write_access(line);
+        })
+    }
+
+    fn tell(&mut self, end: End, now: Time) {
+        let Some(trace) = self.notes.trace.take() else { return };
+        let (status, error) = (self.status.map(|status| status.as_u16()), self.error(end));
+        trace.tell(self.snapshot(), &trace::Ended { status, error, started: self.started, now });
+    }
+
+    /// Whether nobody has to look at it: it counts as nobody's failure, and the client got an answer that is none.
+    fn ended_well(&self, outcome: &Outcome) -> bool {
+        let rollouts = self.route().map(|route| &route.rollouts[..]).unwrap_or_default();
+        let counts = |on_route: &RouteRollout| {
+            let rollout = self.snapshot().rollouts.get(on_route.rollout);
+            rollout.is_some_and(|rollout| rollout.errors.failure(outcome).is_some())
+        };
+        self.status.is_some_and(|status| !status.is_server_error()) && !rollouts.iter().any(counts)
+    }
+
+    fn write_line(&mut self, end: End, outcome: &Outcome, total_us: u64) {
+        let Some(mut line) = self.notes.line.take() else { return };
+        line.status = self.status.map_or(0, |status| status.as_u16());
+        line.bytes = self.bytes_out;
+        line.duration_us = total_us;
+        line.error = self.error(end);
+        let well = line.error.is_none() && line.fallback.is_none() && self.ended_well(outcome);
+        self.worker.write_access(line, well);
     }
 }
 

@@ -13,7 +13,7 @@
 //!
 //! Each step returns a value or a `Refusal`; no step calls the next.
 
-use super::access::Line;
+use super::access::{self, Line};
 use super::admission::Admitted;
 use super::asked::{Asked, Role};
 use super::attempt::Way;
@@ -25,7 +25,7 @@ use super::fault::Fault;
 use super::forward::{Answer, Unanswered, send};
 use super::headers::{Ids, Rewrite};
 use super::local::{Adopted, Worker};
-use super::observe::Observation;
+use super::observe::{Notes, Observation};
 use super::present::Present;
 use super::pulse::UnderWay;
 use super::refusal::Refusal;
@@ -33,12 +33,12 @@ use super::replay::{Again, Outgoing, outgoing};
 use super::shadow::{self, Mirror};
 use super::tunnel::Tunnel;
 use super::unit::RequestAsker;
-use super::{flags, route, vitals, websocket};
+use super::{flags, route, trace, vitals, websocket};
 use crate::clock::Time;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Decision, Reason, decide, is_diverted};
 use crate::rollout::outcome::{End, ErrorKind};
-use crate::snapshot::{ArmRoute, ArmTarget, FixedAnswer, ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
+use crate::snapshot::{AccessLog, ArmRoute, ArmTarget, FixedAnswer, ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
 use arrayvec::ArrayVec;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SET_COOKIE};
 use http::request::Parts;
@@ -111,8 +111,9 @@ pub fn handle(
         let adopted = worker.adopted();
         websocket::adopt(&mut parts, || worker.random());
         let present = Present::of(&parts.headers);
-        let ids = Ids::of(&parts.headers, present, worker.random());
-        let mut line = access_line(&worker, &adopted, &client, &parts, &ids);
+        let mut ids = Ids::of(&parts.headers, present, worker.random());
+        let trace = trace::begin(&worker, &adopted, &client, &parts, &mut ids);
+        let mut notes = Notes { line: access_line(&worker, &adopted, &client, &parts, &ids), trace };
         let exchange = Exchange {
             worker: &worker,
             adopted: &adopted,
@@ -123,9 +124,9 @@ pub fn handle(
             started,
         };
         let mut mirror = None;
-        let (mut response, doubt) = match exchange.answer(body, &mut line, &mut mirror).await {
+        let (mut response, doubt) = match exchange.answer(body, &mut notes, &mut mirror).await {
             Ok(response) => (response, false),
-            Err(refusal) => (exchange.refuse(refusal, line), refusal.leaves_doubt()),
+            Err(refusal) => (exchange.refuse(refusal, notes), refusal.leaves_doubt()),
         };
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if (doubt || worker.is_draining()) && parts.version <= Version::HTTP_11 && !switches {
@@ -139,7 +140,7 @@ pub fn handle(
 }
 
 impl Exchange<'_> {
-    async fn answer(&self, body: Incoming, line: &mut Option<Box<Line>>, copies: &mut Copies) -> Answered {
+    async fn answer(&self, body: Incoming, notes: &mut Notes, copies: &mut Copies) -> Answered {
         let snapshot = &*self.adopted.snapshot;
         let host = route::screen(self.parts, self.present, &snapshot.limits)?;
         if let Some(answer) = flags::answer(self.worker, snapshot, self.client, self.parts) {
@@ -161,12 +162,12 @@ impl Exchange<'_> {
         let mut decisions: Decisions = route.rollouts.iter().map(of_rollout).collect();
 
         let target = target(snapshot, route, &decisions);
-        note(line, snapshot, route, &decisions, &target);
+        note(notes, snapshot, index, &decisions, &target);
         fits(snapshot, route, &target, websocket, &body)?;
         let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
         let is_copy = trusted && self.parts.headers.contains_key(shadow::SHADOW);
         let routed = Routed { route, index, host, trusted, websocket, is_copy };
-        let mut observation = self.observe(admitted, &routed, &decisions, &asker, line.take());
+        let mut observation = self.observe(admitted, &routed, &decisions, &asker, std::mem::take(notes));
         let rewrite = self.rewrite(&routed, &decisions, Role::Primary);
 
         let (sent, failed) = match target {
@@ -178,7 +179,7 @@ impl Exchange<'_> {
                 let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
                 let (body, mirror) = shadow::mirror(self, &routed, &decisions, &asker, upstream, body);
                 *copies = mirror;
-                let sent = self.send(upstream, route, &rewrite, body).await;
+                let sent = self.send(upstream, route, &rewrite, body, &mut observation).await;
                 let failed = standby.filter(|standby| standby.is_failure(self.adopted, &sent));
                 (sent, failed.map(|standby| (standby, again)))
             }
@@ -208,7 +209,22 @@ impl Exchange<'_> {
         Ok(response(answer.status, headers, body))
     }
 
-    async fn send(&self, upstream: usize, route: &Route, rewrite: &Rewrite<'_>, body: Option<Outgoing>) -> Sent {
+    /// Asks an upstream, and notes what came of it.
+    async fn send(
+        &self,
+        upstream: usize,
+        route: &Route,
+        rewrite: &Rewrite<'_>,
+        body: Option<Outgoing>,
+        observation: &mut Observation,
+    ) -> Sent {
+        observation.calls(upstream);
+        let sent = self.ask(upstream, route, rewrite, body).await;
+        observation.called(sent.as_ref().map(|answer| answer.status).map_err(|miss| miss.refusal.word()));
+        sent
+    }
+
+    async fn ask(&self, upstream: usize, route: &Route, rewrite: &Rewrite<'_>, body: Option<Outgoing>) -> Sent {
         let snapshot = &*self.adopted.snapshot;
         let way = match (snapshot.upstreams.get(upstream), self.adopted.pools.get(upstream)) {
             (Some(upstream), Some(pool)) => {
@@ -291,7 +307,7 @@ impl Exchange<'_> {
             snapshot.upstreams.get(upstream).map(|upstream| Arc::clone(&upstream.name)),
         );
         let rewrite = self.rewrite(routed, decisions, Role::Fallback);
-        let answered = self.send(upstream, routed.route, &rewrite, second(sent, again)).await;
+        let answered = self.send(upstream, routed.route, &rewrite, second(sent, again), observation).await;
         if let Some(sequel) = Sequel::of(&answered) {
             standby.count(self.adopted, self.worker.index, sequel);
         }
@@ -313,13 +329,13 @@ impl Exchange<'_> {
         routed: &Routed<'_>,
         decisions: &Decisions,
         asker: &RequestAsker<'_>,
-        line: Option<Box<Line>>,
+        notes: Notes,
     ) -> Box<Observation> {
         let mark = |rollout| asker.mark(rollout);
         if !routed.is_copy {
             self.count_diverted(routed.route, decisions, asker);
         }
-        Observation::start(self.worker, admitted, decisions.clone(), routed.is_copy, self.started, line, mark)
+        Observation::start(self.worker, admitted, decisions.clone(), routed.is_copy, self.started, notes, mark)
     }
 
     /// Counts the requests that a breaker keeps from the canary. While every circuit is closed there is nothing to ask.
@@ -363,15 +379,20 @@ impl Exchange<'_> {
         refusal.answer(self.parts, self.ids)
     }
 
-    /// A refusal before any route was found: nobody observes it but the access log.
-    fn refuse(&self, refusal: Refusal, line: Option<Box<Line>>) -> Response<Body> {
+    /// A refusal before any route was found: nobody observes it but the access log and the collector of traces.
+    fn refuse(&self, refusal: Refusal, notes: Notes) -> Response<Body> {
         let answer = self.refusal(refusal);
-        if let Some(mut line) = line {
+        let now = self.worker.clock.now();
+        if let Some(trace) = notes.trace {
+            let (status, error) = (Some(refusal.status().as_u16()), Some(refusal.word()));
+            trace.tell(&self.adopted.snapshot, &trace::Ended { status, error, started: self.started, now });
+        }
+        if let Some(mut line) = notes.line {
             line.status = refusal.status().as_u16();
             line.error = Some(refusal.word());
-            line.duration_us = self.worker.clock.now().since(self.started).as_micros() as u64;
+            line.duration_us = now.since(self.started).as_micros() as u64;
             line.bytes = answer.body().size_hint().exact().unwrap_or(0);
-            self.worker.write_access(line);
+            self.worker.write_access(line, false);
         }
         answer
     }
@@ -486,17 +507,17 @@ fn expose(headers: &mut HeaderMap, snapshot: &Snapshot, route: &Route, decisions
     }
 }
 
-/// A line for the access log, if this request is among those it keeps.
+/// A line for the access log, if there is one: whether this request is among those it keeps depends on its end.
 fn access_line(worker: &Worker, adopted: &Adopted, client: &Client, parts: &Parts, ids: &Ids) -> Option<Box<Line>> {
-    if !adopted.snapshot.access_log.keeps(|| worker.random_below(1_000_000)) {
+    if adopted.snapshot.access_log == AccessLog::Off {
         return None;
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Some(Box::new(Line {
         time: worker.clock.wall(),
         listener: adopted.snapshot.listeners.get(client.listener).map(|it| it.address.clone()).unwrap_or_default(),
-        method: parts.method.clone(),
-        path: parts.uri.path().to_owned(),
+        method: access::method(&parts.method),
+        path: access::cut(parts.uri.path()).to_owned(),
         status: 0,
         bytes: 0,
         duration_us: 0,
@@ -512,9 +533,12 @@ fn access_line(worker: &Worker, adopted: &Adopted, client: &Client, parts: &Part
     }))
 }
 
-/// Notes on the access line what was decided. With several rollouts the one that chooses is named, else the first.
-fn note(line: &mut Option<Box<Line>>, snapshot: &Snapshot, route: &Route, decisions: &Decisions, target: &Target<'_>) {
-    let Some(line) = line else { return };
+/// Notes what was decided. With several rollouts the access line names the one that chooses, else the first.
+fn note(notes: &mut Notes, snapshot: &Snapshot, index: usize, decisions: &Decisions, target: &Target<'_>) {
+    if let Some(trace) = &mut notes.trace {
+        trace.decided(index, decisions);
+    }
+    let (Some(line), Some(route)) = (&mut notes.line, snapshot.routes.get(index)) else { return };
     if let Target::Upstream(upstream) = target {
         line.upstream = snapshot.upstreams.get(*upstream).map(|upstream| upstream.name.clone());
     }

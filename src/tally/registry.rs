@@ -8,6 +8,7 @@ use super::{
 use crate::allowance::{Addresses, Allowance, Copies};
 use crate::pairs::Pairs;
 use crate::rollout::Arm;
+use crate::spans::Spans;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub struct Registry {
     addresses: Arc<Addresses>,
     copies: Arc<Copies>,
     pub(super) pairs: Arc<Pairs>,
+    spans: Arc<Spans>,
 }
 
 /// Of what an allowance limits the number.
@@ -84,8 +86,14 @@ impl Registry {
             addresses: Arc::default(),
             copies: Arc::default(),
             pairs: Arc::default(),
+            spans: Arc::default(),
             counts: Arc::new(PerWorker::new(workers)),
         }
+    }
+
+    /// Where requests go that a collector of traces is told of.
+    pub fn spans(&self) -> Arc<Spans> {
+        Arc::clone(&self.spans)
     }
 
     /// How many workers the cells are for.

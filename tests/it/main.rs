@@ -11,6 +11,7 @@
 mod harness;
 
 mod abuse;
+mod access;
 mod admin;
 mod breaker;
 mod chaos;
@@ -56,6 +57,7 @@ mod signals;
 mod stalls;
 mod sticky;
 mod stream;
+mod traces;
 mod upstreams;
 mod vitals;
 mod volume;

@@ -58,6 +58,8 @@ section! {
         queries: [optional] Map<Query> = "{}",
         /// Who is told of what happens.
         notify: [optional] Vec<Spot<Notify>> = "[]",
+        /// A collector that is told of requests as OpenTelemetry spans. Without this section nobody is.
+        traces: [optional] Traces,
     }
 }
 
@@ -84,9 +86,9 @@ section! {
 section! {
     /// Which requests are logged, and where: one JSON object a line.
     AccessLog {
-        /// `off`, `sampled` (a share of requests) or `full`.
+        /// `off`, `sampled` (requests that failed, and a share of the others) or `full`.
         mode: [optional] AccessLogMode = "off",
-        /// Share of requests that are logged with `mode = "sampled"`.
+        /// Share of the requests that ended well that are logged with `mode = "sampled"`; those that failed are in any case.
         share: [optional] Weight = "1%",
         /// `stdout`, `stderr` or a file, which is appended to.
         path: [optional] Output = "stdout",
@@ -98,7 +100,7 @@ words! {
     AccessLogMode {
         /// None.
         Off = "off",
-        /// A share.
+        /// Those that failed, and a share of the others.
         Sampled = "sampled",
         /// All.
         Full = "full",

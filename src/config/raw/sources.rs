@@ -1,6 +1,7 @@
-//! What criteria read besides the requests themselves: signals and queries, as they are written.
+//! What criteria read besides the requests themselves: signals and queries, as they are written; and who is told of requests.
 
-use crate::config::decode::{FilePath, Map, Spot, Url, section};
+use crate::config::decode::{FilePath, Map, SecretText, Spot, Url, section};
+use crate::rollout::bucket::Weight;
 use std::time::Duration;
 
 section! {
@@ -40,5 +41,25 @@ section! {
         timeout: [optional] Duration = "2s",
         /// Age from which a value is no data.
         max_age: [optional] Duration = "1m",
+    }
+}
+
+section! {
+    /// A collector that is told of requests as OpenTelemetry spans (OTLP over HTTP, as JSON).
+    Traces {
+        /// Where. `/v1/traces` is added unless it is there.
+        url: [required] Url,
+        /// PEM file with the authorities that may sign its certificate. Default: those of the system.
+        ca: [optional] FilePath,
+        /// File with a bearer token for `authorization`.
+        token_file: [optional] FilePath,
+        /// The token itself; only as the environment variable `WEIR__TRACES__TOKEN`.
+        token: [optional] SecretText,
+        /// Share of requests it is told of. A `traceparent` of a peer in `trusted_proxies` says it for its own requests.
+        share: [optional] Weight = "1%",
+        /// What weir is called there.
+        service: [optional] String = "weir",
+        /// Time for one try.
+        timeout: [optional] Duration = "5s",
     }
 }

@@ -97,7 +97,7 @@ fn a_compiled_sample_has_everything_in_its_place() {
     assert_eq!(snapshot.splits[1].requires, Some(0));
     let route = &snapshot.routes[0];
     assert_eq!(route.rollouts.iter().map(|it| (it.rollout, it.chooses)).collect::<Vec<_>>(), [(0, false), (1, true)]);
-    assert_eq!(snapshot.access_log.share_ppm, 50_000);
+    assert_eq!(snapshot.access_log, crate::snapshot::AccessLog::Sampled(50_000));
     latches.of("chat").set(crate::rollout::assign::Switches::KILLED);
     assert!(snapshot.rollouts[1].latch.read().killed());
     let again = compile(&config, &Live::default(), &mut registry, &latches, 8);

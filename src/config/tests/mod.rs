@@ -13,6 +13,7 @@ mod plans;
 mod shadow;
 mod sources;
 mod tables;
+mod traces;
 
 use super::*;
 use crate::rollout::assign::Phase;

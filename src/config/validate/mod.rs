@@ -13,6 +13,7 @@ mod rollouts;
 mod routes;
 mod server;
 mod sources;
+mod traces;
 mod upstreams;
 
 pub use context::Context;
@@ -22,7 +23,6 @@ use super::limits;
 use super::model::{AccessLogConfig, Config, ForceConfig, LogTarget};
 use super::raw;
 use super::tree::Place;
-use crate::rollout::bucket::Weight;
 use crate::snapshot::AccessLog;
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
     let mut https = None;
     let queries = sources::queries(raw, &mut https, context);
     let notify = notify::targets(raw, &mut https, context);
+    let traces = traces::collector(raw, &mut https, context);
     unused(raw, context);
     let state_dir = raw.state_dir.as_ref().map_or("weir-state", |path| &path.value.0);
     Config {
@@ -59,6 +60,7 @@ pub fn config(raw: &raw::Root, effective: serde_json::Value, context: &mut Conte
         signals,
         queries,
         notify,
+        traces,
         effective,
         digests: std::mem::take(&mut context.digests),
     }
@@ -100,17 +102,18 @@ fn access_log(raw: &raw::Root, context: &mut Context<'_, '_>) -> AccessLogConfig
         let message = format!("access_log.share: has no effect with `mode = \"{}\"`", mode.word());
         context.problems.error(share.place, message).with_help("write mode = \"sampled\", or remove the share");
     }
-    let share_ppm = match mode {
-        raw::AccessLogMode::Off => 0,
-        raw::AccessLogMode::Sampled => log.share.as_ref().map_or(ACCESS_LOG_SHARE_PPM, |share| share.value.ppm()),
-        raw::AccessLogMode::Full => Weight::FULL.ppm(),
+    let share_ppm = || log.share.as_ref().map_or(ACCESS_LOG_SHARE_PPM, |share| share.value.ppm());
+    let keep = match mode {
+        raw::AccessLogMode::Off => AccessLog::Off,
+        raw::AccessLogMode::Sampled => AccessLog::Sampled(share_ppm()),
+        raw::AccessLogMode::Full => AccessLog::Full,
     };
     let target = match log.path.as_ref().map_or("stdout", |path| &path.value.0) {
         "stdout" => LogTarget::Stdout,
         "stderr" => LogTarget::Stderr,
         file => LogTarget::File(context.path(file)),
     };
-    AccessLogConfig { keep: AccessLog { share_ppm }, target }
+    AccessLogConfig { keep, target }
 }
 
 /// What is defined and named by nothing is probably a slip.

@@ -2,7 +2,7 @@
 
 use super::server::{Https, secret, server, trusted};
 use super::{Context, at_most, names};
-use crate::config::decode::{SecretText, Spot};
+use crate::config::decode::{FilePath, SecretText, Spot};
 use crate::config::digest;
 use crate::config::model::{HttpServer, NotifyConfig, NotifyKind};
 use crate::config::raw;
@@ -89,7 +89,7 @@ fn target(
 
 /// The server, with its token if there is one.
 fn address(key: &str, raw: &raw::Notify, https: &mut Https, context: &mut Context<'_, '_>) -> Option<HttpServer> {
-    let token = token(key, raw, context);
+    let token = token(key, raw.token.as_ref(), raw.token_file.as_ref(), context);
     let example = "https://example.com/hook";
     let mut found = match (&raw.url, &raw.url_file) {
         (Some(_), Some(file)) => {
@@ -110,21 +110,29 @@ fn address(key: &str, raw: &raw::Notify, https: &mut Https, context: &mut Contex
             server(&format!("{key}.url_file"), text.trim(), file.place, example, https, context)?
         }
     };
-    if let Some((token, place)) = token {
-        if found.authorization.is_some() {
-            let message = format!("{key}: the URL has a user and there is a token: only one of them can be sent");
-            context.problems.error(place, message).without_excerpt();
-        }
-        found.authorization = Some(token);
-    }
+    authorize(key, &mut found, token, context);
     Some(found)
 }
 
+/// Gives a server its token.
+pub fn authorize(key: &str, server: &mut HttpServer, token: Option<(Secret, Place)>, context: &mut Context<'_, '_>) {
+    let Some((token, place)) = token else { return };
+    if server.authorization.is_some() {
+        let message = format!("{key}: the URL has a user and there is a token: only one of them can be sent");
+        context.problems.error(place, message).without_excerpt();
+    }
+    server.authorization = Some(token);
+}
+
 /// The value of `authorization` with the bearer token, and where that is named.
-fn token(key: &str, raw: &raw::Notify, context: &mut Context<'_, '_>) -> Option<(Secret, Place)> {
-    let text: Option<&Spot<SecretText>> = raw.token.as_ref();
-    let place = text.map(|spot| spot.place).or(raw.token_file.as_ref().map(|spot| spot.place))?;
-    let token = context.secret(&format!("{key}.token"), text, raw.token_file.as_ref())?;
+pub fn token(
+    key: &str,
+    text: Option<&Spot<SecretText>>,
+    file: Option<&Spot<FilePath>>,
+    context: &mut Context<'_, '_>,
+) -> Option<(Secret, Place)> {
+    let place = text.map(|spot| spot.place).or(file.map(|spot| spot.place))?;
+    let token = context.secret(&format!("{key}.token"), text, file)?;
     // RFC 6750, section 2.1: visible ASCII without spaces.
     if !token.0.iter().all(u8::is_ascii_graphic) {
         let message = format!("{key}.token: is no bearer token: it holds spaces or other than ASCII");

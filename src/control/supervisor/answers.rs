@@ -159,6 +159,7 @@ impl Supervisor {
         text.extend(self.archive.as_ref().map(|archive| exposition::history(archive.tally())));
         text.push_str(&exposition::diffs(&self.publisher.registry, &self.compared.totals()));
         text.push_str(&exposition::upstreams(&self.upstreams()));
+        text.push_str(&exposition::traces(&self.publisher.registry.spans().counts));
         text.push_str(&self.facade.render());
         text
     }
