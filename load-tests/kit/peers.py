@@ -165,6 +165,8 @@ canary = {{ upstream = "canary" }}
 
 # All clients of a load test have one address.
 [limits]
+# As nginx below: the generators do not follow a connection that is closed behind its last allowed request.
+requests_per_connection = 1_000_000_000
 max_connections_per_ip = {shape.connections}
 """)
     return ["serve", "-c", str(path)], None
