@@ -5,6 +5,7 @@ use crate::harness::wait::eventually;
 use crate::harness::{Client, Config, Origin, Reply, Weir, soon};
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const CHAT: &str = "/api/v1/rollouts/chat";
 
@@ -328,13 +329,15 @@ async fn a_wait_ends_with_the_plan_and_with_its_rollback() {
     let weir = Weir::start(&Config::split(&legacy, &new).weight("100%").tables(&hurried)).await;
     let mut client = Client::http1(weir.address).await;
     let traffic = async {
+        // Paced, or a slow machine meets the limit of requests on one connection.
+        let mut due = tokio::time::interval(Duration::from_millis(5));
         loop {
+            due.tick().await;
             client.get("/", &[("x-user-id", "eng-1")]).await;
-            tokio::task::yield_now().await;
         }
     };
     let ran = tokio::select! {
-        ran = run(&weir, "status chat --wait --timeout 15s") => ran,
+        ran = run(&weir, "status chat --wait --timeout 60s") => ran,
         () = traffic => unreachable!("traffic never ends"),
     };
     assert_eq!(ran.code, 0, "{ran:?}");
