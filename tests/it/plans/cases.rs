@@ -180,18 +180,10 @@ async fn acts(plan: &'static Plan, scale: u32, case: Case) {
 /// Runs a plan from its first stage to its end, and says in which order its stages began: each once, in the file's order, at
 /// its weight, and nothing else happened.
 pub async fn runs_to_its_end(plan: &'static Plan, scale: u32) {
-    let world = World::start(plan, scale).await;
-    world
-        .attended("the end", async || {
-            for rollout in &world.staged {
-                if world.view(rollout).await["state"] != "completed" {
-                    return None;
-                }
-            }
-            Some(())
-        })
-        .await;
-    let (events, story) = (world.events().await, world.story().await);
+    let (world, (events, story, arms)) = World::completed(plan, scale, async |world: &World| {
+        (world.events().await, world.story().await, world.arms(40).await)
+    })
+    .await;
     let file = super::folder().join(plan.file);
     let config = weir::config::load(&file, &[], &mut UserFiles::default()).expect("it passes check").config;
     for rollout in config.rollouts.iter().filter(|rollout| !rollout.plan.stages.list.is_empty()) {
@@ -214,7 +206,6 @@ pub async fn runs_to_its_end(plan: &'static Plan, scale: u32) {
         let calm = ["stage", "approval", "approve", "complete", "baseline", "resume"];
         assert!(own().all(|event| calm.contains(&event["kind"].as_str().unwrap_or_default())), "{story}");
     }
-    let arms = world.arms(40).await;
     assert!(arms.iter().all(|arm| arm == "canary"), "everybody has it: {arms:?}");
     world.end().await;
 }

@@ -101,9 +101,7 @@ async fn a_feature_is_taken_back_alone() {
 
 #[tokio::test]
 async fn the_audit_event_has_the_canarys_numbers() {
-    let world = World::start(&PLAN, FAST).await;
-    world.attended("the end", async || (world.view("phase1").await["state"] == "completed").then_some(())).await;
-    let events = world.events().await;
+    let (world, events) = World::completed(&PLAN, FAST, async |world: &World| world.events().await).await;
     let begun = events.iter().find(|event| event["kind"] == "stage" && event["new"]["stage"] == "full");
     let why = begun.and_then(|event| event["reason"].as_str()).expect("it says why");
     for number in ["p95{api} ", "p95{publish} ", "rate_5xx 0.0% < 1.0%"] {

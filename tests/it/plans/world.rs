@@ -16,7 +16,9 @@ use weir::config::{ArmTo, Config, UserFiles};
 use weir::rollout::Arm;
 
 /// How long a plan may take to reach something, above what any of them takes on a loaded machine.
-const DEADLINE: Duration = Duration::from_secs(90);
+const DEADLINE: Duration = Duration::from_secs(240);
+/// How often it may be begun, if a latency stops it.
+const ATTEMPTS: u32 = 10;
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(40);
 
@@ -127,27 +129,45 @@ impl World {
         }
     }
 
-    /// The first thing that `look` finds, with everything a person would do meanwhile: he starts what is to be started by
-    /// hand, approves what waits, and passes over a gate that this version cannot measure, once all others pass.
-    pub async fn attended<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-        let found = tokio::time::timeout(DEADLINE, async {
-            loop {
-                if let Some(found) = look().await {
-                    return found;
-                }
-                for rollout in &self.staged {
-                    self.attend(rollout).await;
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
+    /// A plan that has run to its end, and what `gather` finds in it then. The plans compare real milliseconds, and a machine
+    /// that stands still for a moment looks like a slow canary: one that a latency has stopped is begun anew.
+    pub async fn completed<T>(plan: &'static Plan, scale: u32, mut gather: impl AsyncFnMut(&World) -> T) -> (World, T) {
+        for attempt in 1.. {
+            let world = World::start(plan, scale).await;
+            world.until("the end", async || world.has_ended().await.then_some(())).await;
+            let gathered = gather(&world).await;
+            if attempt == ATTEMPTS || !world.was_stopped_by_a_latency().await {
+                return (world, gathered);
             }
-        });
-        match found.await {
-            Ok(found) => found,
-            Err(_) => panic!("{}: not within {DEADLINE:?}: {what}\n{}", self.plan.file, self.story().await),
+            world.end().await;
         }
+        unreachable!("the last one is returned")
     }
 
-    /// As `attended`, but nobody does anything.
+    /// Whether every rollout is complete, or one stands still or was rolled back. Does what a person would do meanwhile: he
+    /// starts what is to be started by hand and approves what waits.
+    async fn has_ended(&self) -> bool {
+        let mut complete = true;
+        for rollout in &self.staged {
+            match self.view(rollout).await["state"].as_str() {
+                Some("completed") => {}
+                Some("paused" | "rolled_back") => return true,
+                _ => complete = false,
+            }
+            self.attend(rollout).await;
+        }
+        complete
+    }
+
+    async fn was_stopped_by_a_latency(&self) -> bool {
+        self.events().await.iter().any(|event| {
+            let stopped = matches!(event["kind"].as_str(), Some("pause" | "rollback" | "trip" | "alert"));
+            let why = event["reason"].as_str().unwrap_or_default();
+            stopped && ["p50", "p75", "p90", "p95", "p99"].iter().any(|quantile| why.contains(quantile))
+        })
+    }
+
+    /// The first thing that `look` finds.
     pub async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
         let found = tokio::time::timeout(DEADLINE, async {
             loop {
