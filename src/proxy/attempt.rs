@@ -44,6 +44,9 @@ pub struct Failed {
     /// Since when the connection had been idle, if it was a pooled one and ended without a byte of an answer: what it does
     /// when the upstream closes it at the same moment.
     pub stale: Option<Time>,
+    /// Whether the upstream says itself that it has done nothing of the request: it takes no further streams on that
+    /// connection, or not this one (RFC 9113, sections 6.8 and 8.7).
+    pub refused: bool,
     /// The endpoint that failed.
     pub lease: Lease,
 }

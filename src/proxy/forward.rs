@@ -1,8 +1,8 @@
 //! Step 7 of the request: pool -> answer or fault, over HTTP/1 or HTTP/2.
 //!
 //! A request is sent again only if no byte of it was sent, or if it is safe, has no body, and met a pooled connection
-//! that the upstream was just closing. Nothing else is ever submitted twice here; whether stable may be asked for what the
-//! canary did not answer is `fallback`'s to say.
+//! that the upstream was just closing, or an HTTP/2 upstream that says that it has not done it. Nothing else is ever
+//! submitted twice here; whether stable may be asked for what the canary did not answer is `fallback`'s to say.
 
 use super::attempt::{Failed, Way, connect};
 use super::body::Flow;
@@ -37,7 +37,8 @@ pub struct Unanswered {
     pub unsent: Option<Option<Outgoing>>,
 }
 
-/// Sends a request and waits for the answer's head; at most two attempts.
+/// Sends a request and waits for the answer's head; at most two attempts, or some more while the upstream says that it has
+/// done nothing of it.
 pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoing>) -> Result<Answer, Unanswered> {
     let repeatable = body.is_none() && is_safe(&rewrite.parts.method);
     let Some(mut lease) = way.pool.pick(None) else {
@@ -45,27 +46,34 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoin
     };
     // A WebSocket keeps its connection, so a pooled one would be missed by others, and may be closing.
     let mut fresh = rewrite.websocket && !way.upstream.http2;
-    for last in [false, true] {
-        let Failed { fault, unsent, stale, lease: tried } = match attempt(way, lease, rewrite, body.take(), fresh).await
-        {
-            Ok(answer) => return Ok(answer),
-            Err(failed) => *failed,
+    let began = lease.now();
+    for tried in 1.. {
+        let Failed { fault, unsent, stale, refused, lease: last } =
+            match attempt(way, lease, rewrite, body.take(), fresh).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => *failed,
+            };
+        let in_time = || way.answer_timeout.is_none_or(|limit| last.now().since(began) < limit);
+        let may_repeat = match tried {
+            1 => unsent.is_some() || ((stale.is_some() || refused) && repeatable),
+            // Nothing was wrong with it but where it went.
+            2..ATTEMPTS_MAX => refused && repeatable && in_time(),
+            _ => false,
         };
-        if stale.is_none() {
-            tried.failed(fault);
+        if stale.is_none() && !(refused && may_repeat) {
+            last.failed(fault);
         }
-        let again = unsent.is_some() || (stale.is_some() && repeatable);
         let next = match fault {
-            _ if last || !again => None,
+            _ if !may_repeat => None,
             // An endpoint that cannot be reached now will not be a moment later; another may.
-            Fault::Failed(ErrorKind::Connect | ErrorKind::Tls) => way.pool.pick(Some(&tried)),
-            Fault::Failed(ErrorKind::Reset) => Some(tried),
+            Fault::Failed(ErrorKind::Connect | ErrorKind::Tls) => way.pool.pick(Some(&last)),
+            Fault::Failed(ErrorKind::Reset) => Some(last),
             _ => None,
         };
         let Some(next) = next else { return Err(Unanswered { fault, unsent }) };
         lease = next;
         // What was pooled beside a connection that had just been closed is likely closed too.
-        fresh = stale.is_some();
+        fresh = stale.is_some() || refused;
         body = unsent.flatten();
         if let Some(retries) = way.retries {
             retries.add(1);
@@ -73,6 +81,10 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoin
     }
     Err(Unanswered { fault: Fault::NoEndpoint, unsent: None })
 }
+
+/// How often a request is sent that its upstream refuses each time: often enough for one whose connections end under load,
+/// and seldom enough for one that has no room.
+const ATTEMPTS_MAX: u8 = 5;
 
 /// Sends a request once.
 pub async fn attempt(
@@ -90,7 +102,7 @@ pub async fn attempt(
     }
     let link = match connect(way, &lease, fresh).await {
         Ok(link) => link,
-        Err(fault) => return Err(Box::new(Failed { fault, unsent: Some(body), stale: None, lease })),
+        Err(fault) => return Err(Box::new(Failed { fault, unsent: Some(body), stale: None, refused: false, lease })),
     };
     send_h1(way, lease, link, rewrite, body).await
 }

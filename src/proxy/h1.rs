@@ -84,7 +84,7 @@ impl Exchange {
                 let closed = matches!(fault, Fault::Failed(ErrorKind::Reset));
                 let stale = closed && self.link.is_used() && self.link.inbox.is_empty();
                 let stale = stale.then(|| self.link.idle_since());
-                Err(Box::new(Failed { fault, unsent, stale, lease: self.lease }))
+                Err(Box::new(Failed { fault, unsent, stale, refused: false, lease: self.lease }))
             }
         }
     }

@@ -17,6 +17,7 @@ use http::{HeaderMap, Request, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
+use std::error::Error as _;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -30,24 +31,25 @@ pub async fn send(
     body: Option<Outgoing>,
     fresh: bool,
 ) -> Result<(Parts, Download), Box<Failed>> {
-    let failed = |fault, unsent, stale, lease| Err(Box::new(Failed { fault, unsent, stale, lease }));
+    let failed = |fault, unsent, lease| Err(Box::new(Failed { fault, unsent, stale: None, refused: false, lease }));
     let (mut sender, stream, pooled) = match checkout(way, &lease, fresh).await {
         Ok(ready) => ready,
-        Err(fault) => return failed(fault, Some(body), None, lease),
+        Err(fault) => return failed(fault, Some(body), lease),
     };
     let passed = Rc::<Passed>::default();
     let Some(request) =
         prepare(way, &lease, rewrite, Upload { body, passed: Rc::clone(&passed), bytes_max: way.body_bytes_max })
     else {
-        return failed(Fault::Failed(ErrorKind::Protocol), None, None, lease);
+        return failed(Fault::Failed(ErrorKind::Protocol), None, lease);
     };
-    let mut unsent = None;
+    let (mut unsent, mut refused) = (None, false);
     let mut sending = pin!(sender.try_send_request(request));
     let mut alarm = Alarm::default();
     let answered = in_time(way, &mut alarm, |cx| {
         passed.watch(cx);
         let polled = sending.as_mut().poll(cx).map_err(|mut failure| {
             unsent = failure.take_message().map(|request| request.into_body().body);
+            refused = is_refusal(failure.error());
             fault_of(failure.error(), &passed)
         });
         (polled, passed.progress())
@@ -68,7 +70,7 @@ pub async fn send(
             }
             // A connection that others use is not idle.
             let stale = (pooled && fault == Fault::Failed(ErrorKind::Reset)).then(|| lease.now());
-            failed(fault, unsent, stale, lease)
+            Err(Box::new(Failed { fault, unsent, stale, refused, lease }))
         }
     }
 }
@@ -143,6 +145,16 @@ fn fault_of(error: &hyper::Error, passed: &Passed) -> Fault {
         return fault;
     }
     Fault::Failed(if error.is_parse() { ErrorKind::Protocol } else { ErrorKind::Reset })
+}
+
+/// Whether the upstream has said that it did nothing of the request. Of a connection that goes away only the streams beyond
+/// the last one that it took end with that word.
+fn is_refusal(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<::h2::Error>());
+    cause.is_some_and(|cause| {
+        let is_not_taken = cause.is_reset() && cause.reason() == Some(::h2::Reason::REFUSED_STREAM);
+        cause.is_remote() && (cause.is_go_away() || is_not_taken)
+    })
 }
 
 /// An answer's body on its way.

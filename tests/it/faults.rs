@@ -16,6 +16,7 @@ use bytes::Bytes;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -104,7 +105,9 @@ async fn storm(address: SocketAddr, method: &'static str, requests: u64) -> BTre
 async fn suffers(what: &str, config: &Config, method: &'static str, ends: &[End]) {
     let folder = folder();
     let file = folder.path().join("weir.toml");
-    let config = config.clone().upstreams(TIMES).tables("[limits]\nstream_idle = \"300ms\"");
+    let log = folder.path().join("access.log");
+    let logged = format!("[access_log]\nmode = \"full\"\npath = \"{}\"", log.display());
+    let config = config.clone().upstreams(TIMES).tables("[limits]\nstream_idle = \"300ms\"").tables(&logged);
     std::fs::write(&file, config.to_string()).expect("the folder is ours");
     let process = Process::start(&file).await;
     // What it opens once and keeps is open after this.
@@ -115,7 +118,28 @@ async fn suffers(what: &str, config: &Config, method: &'static str, ends: &[End]
     assert!(counts.keys().all(|end| ends.contains(end)), "{what}: {counts:?}");
     assert_eq!(counts.values().sum::<u64>(), requests, "{what}");
     let left = rested(&process, base).await;
-    eprintln!("{what}: {requests} requests: {counts:?}; descriptors {base} before, {left} after");
+    let slowest = slowest(&process, &log, requests + CLIENTS).await;
+    assert!(slowest < SLOWEST_MS, "{what}: a request took {slowest} ms");
+    eprintln!(
+        "{what}: {requests} requests, none took more than {slowest:.0} ms: {counts:?}; descriptors {base} before, {left} after"
+    );
+}
+
+/// More than `TIMES` grant one after the other on the slowest machine, and less than any default: what took longer was ended by
+/// something else, or by nothing.
+const SLOWEST_MS: f64 = 10_000.0;
+
+/// The longest time that weir itself says to have spent on any of so many requests.
+async fn slowest(process: &Process, log: &Path, requests: u64) -> f64 {
+    eventually("a line for each request", async || {
+        let dropped = process.metrics().await?.count("weir_access_log_dropped_total", &[]);
+        let text = std::fs::read_to_string(log).ok()?;
+        let lines =
+            text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["duration_ms"].as_f64());
+        let times: Vec<f64> = lines.collect::<Option<_>>()?;
+        (times.len() as u64 + dropped >= requests).then(|| times.into_iter().fold(0.0, f64::max))
+    })
+    .await
 }
 
 /// How many descriptors are open once there is no connection to clients or upstreams, and no more than `most`.

@@ -6,7 +6,7 @@ use crate::harness::metrics::Metrics;
 use crate::harness::piped::{piped, sized};
 use crate::harness::raw::request;
 use crate::harness::reply::Content;
-use crate::harness::{Client, Config, Gate, Origin, RawClient, Reply, Step, Weir, soon};
+use crate::harness::{Answer, Client, Config, Gate, Origin, RawClient, Reply, Step, Weir, soon};
 use crate::upstreams::Refusing;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -141,6 +141,25 @@ async fn a_head_beyond_the_limit_is_502() {
     });
     assert_eq!(Client::http1(weir.address).await.get("/", UNIT).await.status, 502);
     weir.stop().await;
+}
+
+#[tokio::test]
+async fn max_upstream_header_bytes_holds_in_both_protocols() {
+    for http2_up in [false, true] {
+        let origin = Origin::start("new").await;
+        origin.script(|seen| {
+            let bytes = seen.target.trim_start_matches('/').parse().expect("a number");
+            let long = ("x-long", "x".repeat(bytes));
+            Reply::Answer(Answer { fields: vec![long], body: Content::Sized(Bytes::new()), ..Answer::default() })
+        });
+        let config = impatient(&origin).upstreams(if http2_up { "protocol = \"h2\"" } else { "" });
+        let weir = Weir::start(&config.tables("[limits]\nmax_upstream_header_bytes = \"8KiB\"")).await;
+        let mut client = Client::http1(weir.address).await;
+        assert_eq!(client.get("/7000", UNIT).await.status, 200, "h2: {http2_up}");
+        assert_eq!(client.get("/9000", UNIT).await.status, 502, "h2: {http2_up}");
+        assert_eq!(client.get("/7000", UNIT).await.status, 200, "h2: {http2_up}");
+        weir.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! may ask of weir.
 
 use crate::harness::client::read;
+use crate::harness::frames::{Act, Frames, REFUSED};
 use crate::harness::metrics::Metrics;
 use crate::harness::origin::Ending;
 use crate::harness::piped::sized;
@@ -120,6 +121,42 @@ async fn an_http2_upstream_that_ends_its_connections_between_requests_fails_none
     let metrics = weir.metrics_until("all ends", ended).await;
     assert_eq!(metrics.count("weir_request_errors_total", &[]), 0);
     weir.stop().await;
+}
+
+/// How often a request is sent that its upstream refuses each time.
+const ATTEMPTS_MAX: u64 = 5;
+
+#[tokio::test]
+async fn what_an_http2_upstream_says_it_has_not_done_is_sent_again_some_times_unless_it_must_be_done_once() {
+    for act in [Act::Reset(REFUSED), Act::GoAway] {
+        let started = |upstream: &Frames| {
+            let address = upstream.address.to_string();
+            let config = Config::to(&address, &address).workers(1).weight("100%").upstreams("protocol = \"h2\"");
+            config.tables("[rollouts.chat.breaker]\nenabled = false\nfallback = \"off\"")
+        };
+        // One refusal after the other, and then an answer.
+        let upstream = Frames::scripted(move |heads| if heads < ATTEMPTS_MAX { act } else { Act::Answer }).await;
+        let weir = Weir::start(&started(&upstream)).await;
+        let mut client = Client::http1(weir.address).await;
+        assert_eq!(client.get("/", UNIT).await.status, 200, "{act:?}");
+        assert_eq!(upstream.state().heads, ATTEMPTS_MAX, "{act:?}");
+        let metrics = weir.metrics_until("the end", |metrics| metrics.count("weir_requests_total", &[]) == 1).await;
+        assert_eq!(metrics.count("weir_request_errors_total", &[]), 0, "{act:?}");
+        assert_eq!(metrics.count("weir_upstream_retries_total", &[]), ATTEMPTS_MAX - 1, "{act:?}");
+        weir.stop().await;
+        // Nothing but refusals.
+        let upstream = Frames::start(act).await;
+        let weir = Weir::start(&started(&upstream)).await;
+        let mut client = Client::http1(weir.address).await;
+        assert_eq!(client.get("/", UNIT).await.status, 502, "{act:?}");
+        assert_eq!(upstream.state().heads, ATTEMPTS_MAX, "{act:?}");
+        for method in ["POST", "PATCH", "PUT", "DELETE"] {
+            let before = upstream.state().heads;
+            assert_eq!(client.call(method, "/", UNIT, sized("")).await.status, 502, "{act:?}");
+            assert_eq!(upstream.state().heads, before + 1, "{act:?}: {method} was sent twice");
+        }
+        weir.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -4,13 +4,16 @@
 use crate::edge::canary;
 use crate::harness::chance::{rotations, volume_mib};
 use crate::harness::client::next_data;
+use crate::harness::frames::{Act, Frames};
+use crate::harness::metrics::Metrics;
 use crate::harness::piped::{piped, sized};
+use crate::harness::raw::request;
 use crate::harness::reply::Content;
 use crate::harness::streams::{END_STREAM, SETTINGS, Streams};
 use crate::harness::tls::Certificate;
 use crate::harness::wait::{eventually, settled};
 use crate::harness::weir::folder;
-use crate::harness::{Answer, Client, Gate, Origin, Reply, Weir, soon};
+use crate::harness::{Answer, Client, Config, Gate, Origin, RawClient, Reply, Weir, soon};
 use crate::process::Process;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -156,6 +159,59 @@ async fn what_waits_for_a_client_of_http2_is_held_by_h2_send_buffer() {
         weir.stop().await;
     }
     assert!(taken[0] + 32 * MIB < taken[1], "{taken:?} bytes");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_client_of_http1_is_held_by_h1_buffer() {
+    let mut taken = Vec::new();
+    for buffer in ["8KiB", "64MiB"] {
+        let origin = Origin::start("new").await;
+        origin.script(|_| Reply::body(Content::Fill { bytes: 256 * MIB, sized: true }));
+        let config =
+            canary(&origin).tables(&format!("[limits]\nmax_header_bytes = \"4KiB\"\nh1_buffer = \"{buffer}\""));
+        let weir = Weir::start(&config).await;
+        let mut client = RawClient::connect(weir.address).await;
+        client.send(request("GET", "/", UNIT, b"")).await;
+        taken.push(settled("an answer that is held back", 40, || origin.filled()).await);
+        drop(client);
+        weir.stop().await;
+    }
+    // Beside what the kernel keeps, which is some MiB.
+    assert!(taken[0] + 32 * MIB < taken[1], "{taken:?} bytes");
+}
+
+#[tokio::test]
+async fn half_of_h2_connection_window_is_what_small_pieces_may_cost() {
+    // As many as a stream's window holds and no upstream takes: each costs 256 bytes less its own. It is why the window is larger
+    // by default than what bodies need: half of 1 MiB is too little for a single stream.
+    for (window, is_cut) in [("1MiB", true), ("2MiB", false)] {
+        let upstream = Frames::start(Act::Hold).await;
+        let config = Config::between(upstream.address, upstream.address).weight("100%").upstreams("protocol = \"h2\"");
+        let weir = Weir::start(&config.tables(&format!("[limits]\nh2_connection_window = \"{window}\""))).await;
+        let mut client = Client::http2(weir.address).await;
+        let (feed, body) = piped();
+        let sent = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&sent);
+        let fed = tokio::spawn(async move {
+            while feed.data(PIECE).await {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let asked = client.request("POST", "/", UNIT, body);
+        let answer = tokio::spawn(client.send_patiently(asked));
+        let floods = |metrics: &Metrics| metrics.count("weir_connections_cut_total", &[("reason", "h2_flood")]);
+        if is_cut {
+            weir.metrics_until("the end of the connection", |metrics| floods(metrics) == 1).await;
+            assert!(answer.await.expect("no panic").is_err());
+        } else {
+            settled("an upload that is held back", 40, || sent.load(Ordering::Relaxed)).await;
+            assert_eq!(floods(&weir.metrics().await), 0, "{window}");
+            answer.abort();
+        }
+        drop(client);
+        fed.abort();
+        weir.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,14 @@ pub enum Act {
     Garbage,
     /// Answers 500 and goes on without reading.
     FailEarly,
+    /// Answers 200.
+    Answer,
+    /// Does nothing, and takes no more of a body than every upstream must.
+    Hold,
 }
+
+/// What it does with a request, by how many heads have come so far, this one included.
+type Script = dyn Fn(u64) -> Act + Send + Sync;
 
 /// REFUSED_STREAM (RFC 9113 §7): the server has not acted on it.
 pub const REFUSED: u32 = 7;
@@ -45,17 +52,23 @@ pub struct State {
 }
 
 impl Frames {
-    /// Starts one.
+    /// Starts one that does the same with each request.
     pub async fn start(act: Act) -> Frames {
+        Frames::scripted(move |_| act).await
+    }
+
+    /// Starts one that does with each request what the script says.
+    pub async fn scripted(script: impl Fn(u64) -> Act + Send + Sync + 'static) -> Frames {
+        let script: Arc<Script> = Arc::new(script);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let state = watch::Sender::default();
         let shared = Arc::new(state.clone());
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let shared = Arc::clone(&shared);
+                let (shared, script) = (Arc::clone(&shared), Arc::clone(&script));
                 // How a connection ends is seen by the other side.
-                tokio::spawn(async move { drop(serve(stream, act, &shared).await) });
+                tokio::spawn(async move { drop(serve(stream, &*script, &shared).await) });
             }
         });
         Frames { address, state, serving }
@@ -80,7 +93,7 @@ impl Drop for Frames {
     }
 }
 
-async fn serve(mut stream: TcpStream, act: Act, state: &watch::Sender<State>) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, script: &Script, state: &watch::Sender<State>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await?;
@@ -96,8 +109,12 @@ async fn serve(mut stream: TcpStream, act: Act, state: &watch::Sender<State>) ->
             (SETTINGS, 0) => stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await?,
             (RESET, _) => state.send_modify(|state| state.resets += 1),
             (HEADERS, _) => {
-                state.send_modify(|state| state.heads += 1);
-                match act {
+                let mut heads = 0;
+                state.send_modify(|state| {
+                    state.heads += 1;
+                    heads = state.heads;
+                });
+                match script(heads) {
                     Act::Reset(code) => stream.write_all(&frame(RESET, 0, id, &code.to_be_bytes())).await?,
                     Act::GoAway => {
                         stream.write_all(&frame(GO_AWAY, 0, 0, &[0; 8])).await?;
@@ -105,6 +122,8 @@ async fn serve(mut stream: TcpStream, act: Act, state: &watch::Sender<State>) ->
                     }
                     Act::Garbage => stream.write_all(&[b'?'; 64]).await?,
                     Act::FailEarly => stream.write_all(&frame(HEADERS, END, id, &[STATUS_500])).await?,
+                    Act::Answer => stream.write_all(&frame(HEADERS, END, id, &[STATUS_200])).await?,
+                    Act::Hold => {}
                 }
             }
             _ => {}
@@ -131,3 +150,5 @@ const ACK: u8 = 1;
 const END: u8 = 5;
 /// `:status: 500` in the static table (RFC 7541, appendix A).
 const STATUS_500: u8 = 0x8e;
+/// `:status: 200`.
+const STATUS_200: u8 = 0x88;
