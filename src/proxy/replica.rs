@@ -70,8 +70,8 @@ pub struct Copy {
 }
 
 /// Turns for those copies of a worker that read long answers, in the order in which they asked. What a worker reads of such
-/// answers is at most as much as clients got meanwhile, so that copies of a service with long answers keep up, and some 32
-/// MiB a second besides, a few percent of its time, whatever the canary sends.
+/// answers is at most twice as much as clients got meanwhile, so that copies of a service with long answers keep up, also
+/// where stable is asked twice; and less than 2 MiB a second besides, which nobody notices, whatever the canary sends.
 #[derive(Default)]
 pub struct LongCopies {
     turn: tokio::sync::Mutex<()>,
@@ -79,24 +79,45 @@ pub struct LongCopies {
     credit: Cell<u64>,
 }
 
+/// Whether clients got as much as a copy is about to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// They did.
+    Earned,
+    /// They did not: it is read all the same.
+    Unearned,
+}
+
 impl LongCopies {
     /// A client got so many bytes of an answer.
     pub fn earn(&self, bytes: u64) {
+        self.add(bytes.saturating_mul(2));
+    }
+
+    fn add(&self, bytes: u64) {
         self.credit.set(self.credit.get().saturating_add(bytes).min(CREDIT_BYTES_MAX));
     }
 
     /// Waits until so many bytes may be read; others run in between in any case.
-    async fn turn(&self, bytes: u64) {
+    async fn turn(&self, bytes: u64) -> Turn {
         let _turn = self.turn.lock().await;
         let bytes = bytes.min(CREDIT_BYTES_MAX);
-        loop {
-            if let Some(left) = self.credit.get().checked_sub(bytes) {
-                self.credit.set(left);
-                return tokio::task::yield_now().await;
-            }
+        let mut turn = Turn::Earned;
+        while !self.pay(bytes) {
             tokio::time::sleep(TURN).await;
-            self.earn(PIECE_BYTES as u64);
+            if self.pay(bytes) {
+                return turn;
+            }
+            turn = Turn::Unearned;
+            self.add(PIECE_BYTES as u64);
         }
+        tokio::task::yield_now().await;
+        turn
+    }
+
+    fn pay(&self, bytes: u64) -> bool {
+        let left = self.credit.get().checked_sub(bytes);
+        left.map(|left| self.credit.set(left)).is_some()
     }
 }
 
@@ -337,13 +358,15 @@ fn is_stale(unsent: bool, idle_since: Option<Time>, started: Time) -> bool {
 
 /// Reads an answer's body and throws it away: to its end, so that its connection can be used again and a short one is seen,
 /// unless it is longer than anybody needs to know, or events that have no end. What is beyond the size of most answers is
-/// read piece by piece, in turns with the other copies of the worker, so that no upstream makes it read all the time.
+/// read piece by piece, in turns with the other copies of the worker, so that no upstream makes it read all the time; and
+/// where clients get no such answers, so that there is nothing to learn from its end, no further than it is compared.
 async fn read(worker: &Worker, mut answer: forward::Answer, seen: &Seen, mut capture: Option<Capture>) -> End {
     if ending::Kind::of(&answer.headers) == ending::Kind::Events {
         return End::Complete;
     }
-    let most = capture.as_ref().map_or(0, Capture::most).max(ANSWER_BYTES_MAX);
-    let (mut bytes, mut paid, mut next_turn) = (0_usize, AT_ONCE_BYTES, AT_ONCE_BYTES);
+    let compared = capture.as_ref().map_or(0, Capture::most);
+    let mut most = compared.max(ANSWER_BYTES_MAX);
+    let (mut bytes, mut paid, mut next_turn, mut unearned) = (0_usize, AT_ONCE_BYTES, AT_ONCE_BYTES, 0_usize);
     while let Some(frame) = poll_fn(|cx| answer.flow.poll_frame(cx)).await {
         let frame = match frame {
             Ok(frame) => frame,
@@ -356,16 +379,21 @@ async fn read(worker: &Worker, mut answer: forward::Answer, seen: &Seen, mut cap
         if let Some(status) = frame.trailers_ref().and_then(body::grpc_status) {
             seen.grpc_status.set(Some(status));
         }
-        if bytes > most {
-            capture.into_iter().for_each(Capture::finish);
-            return End::Complete;
-        }
-        if bytes > next_turn {
+        if bytes > next_turn && bytes <= most {
             let unpaid = bytes.saturating_sub(paid);
             (paid, next_turn) = (bytes, bytes.saturating_add(PIECE_BYTES));
             seen.waits.set(true);
-            worker.long_copies.turn(unpaid as u64).await;
+            if worker.long_copies.turn(unpaid as u64).await == Turn::Unearned {
+                unearned = unearned.saturating_add(unpaid);
+            }
             seen.waits.set(false);
+            if unearned >= UNEARNED_BYTES_MAX {
+                most = compared;
+            }
+        }
+        if bytes > most {
+            capture.into_iter().for_each(Capture::finish);
+            return End::Complete;
         }
     }
     seen.whole.set(true);
@@ -375,14 +403,17 @@ async fn read(worker: &Worker, mut answer: forward::Answer, seen: &Seen, mut cap
 
 /// Bytes of an answer that are read; a longer one has said enough, and users' requests wait for the same thread.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of an answer that are read although clients got less meanwhile, if it is not compared.
+const UNEARNED_BYTES_MAX: usize = 192 * 1024;
 /// Bytes of an answer that are read as they come: as much as one read of a connection takes.
 const AT_ONCE_BYTES: usize = 64 * 1024;
 /// Bytes of a longer one that are read in a turn.
 const PIECE_BYTES: usize = 32 * 1024;
-/// Bytes that are earned ahead; a frame that has more is paid with as much.
-const CREDIT_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes that are earned ahead, as much as a long answer that clients got before its copy; a frame that has more is paid with
+/// as much.
+const CREDIT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// How long it takes to earn a piece while clients get nothing.
-const TURN: Duration = Duration::from_millis(1);
+const TURN: Duration = Duration::from_millis(20);
 /// How long a connection was idle whose upstream may have closed it for that: the shortest limits in use are some seconds.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 
@@ -396,17 +427,19 @@ mod tests {
         let turns = LongCopies::default();
         turns.earn(100);
         let mut context = Context::from_waker(Waker::noop());
-        // Others run in between, then it goes on.
-        let mut paid = std::pin::pin!(turns.turn(100));
-        while paid.as_mut().poll(&mut context).is_pending() {}
+        for _canary_and_stable_again in 0..2 {
+            // Others run in between, then it goes on.
+            let mut paid = std::pin::pin!(turns.turn(100));
+            while paid.as_mut().poll(&mut context) != Poll::Ready(Turn::Earned) {}
+        }
         assert_eq!(turns.credit.get(), 0);
         turns.earn(u64::MAX);
         assert_eq!(turns.credit.get(), CREDIT_BYTES_MAX, "a long time without copies is no licence");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            turns.turn(CREDIT_BYTES_MAX + 3 * PIECE_BYTES as u64).await;
+            assert_eq!(turns.turn(CREDIT_BYTES_MAX + 3 * PIECE_BYTES as u64).await, Turn::Earned);
             assert_eq!(turns.credit.get(), 0, "a frame of any length is paid with what there can be");
-            turns.turn(PIECE_BYTES as u64 + 1).await;
+            assert_eq!(turns.turn(PIECE_BYTES as u64 + 1).await, Turn::Unearned);
             assert_eq!(turns.credit.get(), PIECE_BYTES as u64 - 1, "nobody earned anything, so it took two pauses");
         });
     }

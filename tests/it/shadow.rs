@@ -437,21 +437,40 @@ async fn copies_of_a_trusted_weir_are_counted_apart_and_blame_nobody() {
 #[tokio::test]
 async fn a_long_answer_is_read_to_its_end_and_its_connection_used_again() {
     const BYTES: u64 = 900 * 1024;
+    let long = || Content::Fill { bytes: BYTES, sized: true };
     let pair = Pair::start(|config| mirrored(config, "timeout = \"10m\"").workers(1)).await;
-    pair.new.script(|_| Reply::body(Content::Fill { bytes: BYTES, sized: true }));
+    pair.legacy.script(move |_| Reply::body(long()));
+    let mut client = Client::http1(pair.weir.address).await;
+    // The last time several take turns.
+    for (copies, copied, connections) in [(1, 1, 1..=1), (1, 2, 1..=1), (1, 3, 1..=1), (8, 11, 1..=8)] {
+        // Clients have theirs before, so that copies may read as much.
+        let gate = Gate::closed();
+        let held = gate.clone();
+        let answer = move || Answer { body: long(), send_after: Some(held.clone()), ..Answer::default() };
+        pair.new.script(move |_| Reply::Answer(answer()));
+        for _ in 0..copies {
+            assert_eq!(client.get("/", UNIT).await.body.len() as u64, BYTES);
+        }
+        gate.open();
+        pair.counted("2xx", copied).await;
+        let state = pair.new.state();
+        assert_eq!(state.filled, copied * BYTES);
+        assert!(connections.contains(&state.accepted), "{}", state.accepted);
+    }
+    pair.weir.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_far_longer_than_what_clients_get_is_not_read_to_its_end() {
+    let pair = Pair::start(|config| mirrored(config, "timeout = \"10m\"").workers(1)).await;
+    pair.new.script(|_| Reply::body(Content::Fill { bytes: 900 * 1024, sized: true }));
     for number in 1..=3 {
         pair.served("GET", &[], "").await;
         pair.counted("2xx", number).await;
     }
-    let state = pair.new.state();
-    assert_eq!((state.accepted, state.filled), (1, 3 * BYTES));
-    // Several at once take turns.
-    let mut client = Client::http1(pair.weir.address).await;
-    for _ in 0..20 {
-        assert_eq!(client.get("/", UNIT).await.origin(), "legacy");
-    }
-    pair.counted("2xx", 23).await;
-    assert_eq!(pair.new.filled(), 23 * BYTES);
+    assert_eq!(pair.new.state().accepted, 3, "each left its connection in the middle of the answer");
+    let shadow = pair.weir.view(&format!("{CHAT}?window=10m")).await["shadow"].clone();
+    assert_eq!((&shadow["requests"], &shadow["errors"]), (&json!(3), &json!(0)), "how soon it answers is known");
     pair.weir.stop().await;
 }
 
