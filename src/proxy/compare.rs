@@ -178,12 +178,27 @@ impl Capture {
             self.bytes = Vec::new();
             return;
         }
-        let grown = self.meeting.hold.try_borrow_mut().is_ok_and(|mut hold| hold.grow(data.len() as u64).is_ok());
-        if grown {
+        if self.make_room(data.len(), most) {
             self.bytes.extend_from_slice(data);
         } else {
             self.meeting.no_room.set(true);
         }
+    }
+
+    /// Room for so many bytes more, as far as the process has some. What is held is all that is taken.
+    fn make_room(&mut self, bytes: usize, most: usize) -> bool {
+        let (length, capacity) = (self.bytes.len().saturating_add(bytes), self.bytes.capacity());
+        if length <= capacity {
+            return true;
+        }
+        // Twice as much each time, so that few frames need another place; never more than is compared.
+        let larger = capacity.saturating_mul(2).max(length).min(most);
+        let more = larger.saturating_sub(capacity) as u64;
+        let grown = self.meeting.hold.try_borrow_mut().is_ok_and(|mut hold| hold.grow(more).is_ok());
+        if grown {
+            self.bytes.reserve_exact(larger.saturating_sub(self.bytes.len()));
+        }
+        grown
     }
 
     /// The answer came to its end, or is longer than anybody reads.
