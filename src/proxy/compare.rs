@@ -60,6 +60,8 @@ pub struct Capture {
     whose: Whose,
     answer: Answer,
     bytes: Vec<u8>,
+    /// The same answer, for another rollout.
+    beside: Option<Box<Capture>>,
 }
 
 impl Meeting {
@@ -114,7 +116,7 @@ impl Meeting {
         let kept = names.flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)));
         let headers = kept.filter_map(|(name, value)| Some((name.parse().ok()?, value.clone()))).collect();
         let answer = Answer { status: status.as_u16(), headers, ..Answer::default() };
-        Some(Capture { meeting: Rc::clone(self), whose, answer, bytes: Vec::new() })
+        Some(Capture { meeting: Rc::clone(self), whose, answer, bytes: Vec::new(), beside: None })
     }
 
     fn diff(&self) -> Option<&Diff> {
@@ -166,8 +168,17 @@ impl Drop for Meeting {
 }
 
 impl Capture {
+    /// Gathers the client's answer for each of these.
+    pub fn of_client(meetings: &[Rc<Meeting>], status: StatusCode, headers: &HeaderMap) -> Option<Capture> {
+        let captures = meetings.iter().filter_map(|meeting| meeting.gather(Whose::Client, status, headers));
+        captures.reduce(|earlier, capture| Capture { beside: Some(Box::new(earlier)), ..capture })
+    }
+
     /// Takes in a frame that passes. What is longer than is compared is not kept at all.
     pub fn take(&mut self, frame: &Frame<Bytes>) {
+        if let Some(beside) = &mut self.beside {
+            beside.take(frame);
+        }
         let Some(data) = frame.data_ref() else { return };
         if self.answer.longer || self.meeting.no_room.get() {
             return;
@@ -203,6 +214,9 @@ impl Capture {
 
     /// The answer came to its end, or is longer than anybody reads.
     pub fn finish(mut self) {
+        if let Some(beside) = self.beside.take() {
+            beside.finish();
+        }
         if self.meeting.no_room.get() {
             return;
         }

@@ -18,7 +18,7 @@ use super::admission::Admitted;
 use super::asked::{Asked, Role};
 use super::attempt::Way;
 use super::body::{Body, Flow};
-use super::compare::{Meeting, Whose};
+use super::compare::{Capture, Meeting};
 use super::conn::Client;
 use super::fallback::{Miss, Sent, Sequel, Standby, second};
 use super::fault::Fault;
@@ -189,7 +189,7 @@ impl Exchange<'_> {
             // Rare, so its state is not part of every request's.
             Some(failed) => Box::pin(self.fall_back(&routed, failed, sent, &mut decisions, &mut observation)).await,
         };
-        let meeting = copies.as_mut().and_then(|copies| copies.meet(self, &asker));
+        let meetings = copies.as_mut().map(|copies| copies.meet(self, &asker)).unwrap_or_default();
         let answer = match sent {
             Ok(answer) => self.in_its_words(answer),
             Err(miss) => return Ok(self.missed(&miss, &mut observation)),
@@ -201,7 +201,7 @@ impl Exchange<'_> {
                 self.client.switch(Tunnel::new(upstream, observation, route.patience.stream_idle));
                 Body::empty()
             }
-            flow => observed(flow, observation, meeting, (answer.status, &answer.headers)),
+            flow => observed(flow, observation, &meetings, (answer.status, &answer.headers)),
         };
         let mut headers = answer.headers;
         expose(&mut headers, snapshot, route, &decisions);
@@ -439,11 +439,10 @@ fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body
 fn observed(
     flow: Flow,
     observation: Box<Observation>,
-    meeting: Option<Rc<Meeting>>,
+    meetings: &[Rc<Meeting>],
     (status, headers): (StatusCode, &HeaderMap),
 ) -> Body {
-    let capture = meeting.and_then(|meeting| meeting.gather(Whose::Client, status, headers));
-    Body::observed(flow, observation, headers).captured(capture)
+    Body::observed(flow, observation, headers).captured(Capture::of_client(meetings, status, headers))
 }
 
 /// The chosen arm of the rollout that chooses, else the route's own upstream.

@@ -153,16 +153,17 @@ fn hold(snapshot: &Snapshot, shadow: &Shadow, parts: &Parts) -> Option<Hold> {
 }
 
 impl Mirror {
-    /// Where the answer that has just begun meets those to the copies. The answers of one request are compared for one rollout.
-    pub fn meet(&mut self, exchange: &Exchange<'_>, asker: &RequestAsker<'_>) -> Option<Rc<Meeting>> {
-        self.planned.iter_mut().find_map(|planned| {
+    /// Where the answer that has just begun meets those to the copies, for each rollout that compares them.
+    pub fn meet(&mut self, exchange: &Exchange<'_>, asker: &RequestAsker<'_>) -> Vec<Rc<Meeting>> {
+        let meet = |planned: &mut Planned| {
             let (rollout, shadow) = (planned.ticket.rollout, planned.ticket.shadow()?);
             let unit = || asker.unit(rollout).map(Cow::into_owned);
             let (meeting, twice) = Meeting::of(exchange, rollout, shadow, unit)?;
             planned.twice = twice && planned.body.is_none();
             planned.meeting = Some(Rc::clone(&meeting));
             Some(meeting)
-        })
+        };
+        self.planned.iter_mut().filter_map(meet).collect()
     }
 
     /// The request has its answer: the copies are on their way as soon as nobody else is.

@@ -123,6 +123,32 @@ async fn answers_that_say_the_same_pass_whatever_their_order_and_their_noise() {
 }
 
 #[tokio::test]
+async fn each_rollout_of_a_route_compares_the_answers_to_its_own_copies() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    legacy.script(|seen| {
+        let banner = if seen.field("x-banner").is_some() { "new" } else { "old" };
+        Reply::body(Content::Sized(format!("{{\"banner\": \"{banner}\", \"price\": 10}}").into()))
+    });
+    new.script(|_| Reply::body(Content::Sized("{\"banner\": \"old\", \"price\": 11}".into())));
+    // One is another service, the other a flag to the same one.
+    let banner = "[rollouts.banner]\nunit = [\"header:x-user-id\"]\nweight = \"0%\"\n\
+                  stable = {}\ncanary = { set_headers = { x-banner = \"on\" } }\n\
+                  shadow = { share = \"100%\", diff = { share = \"100%\" } }\n\
+                  [[routes]]\nname = \"all\"\nrollouts = [\"chat\", \"banner\"]";
+    let weir = Weir::start(&compared(&legacy, &new, "").tables(banner)).await;
+    ask(&weir, 20).await;
+    for (rollout, path) in [("chat", "/price"), ("banner", "/banner")] {
+        let labels = [("rollout", rollout), ("verdict", "different")];
+        weir.metrics_until(rollout, |metrics| metrics.count(DIFFS, &labels) >= 20).await;
+        let view = weir.view(&format!("/api/v1/rollouts/{rollout}/diff?samples=20")).await;
+        let fields: Vec<&Value> =
+            view["fields"].as_array().expect("fields").iter().map(|field| &field["path"]).collect();
+        assert_eq!((fields, &view["samples"]), (vec![&Value::from(path)], &20.into()), "{view}");
+    }
+    weir.stop().await;
+}
+
+#[tokio::test]
 async fn without_a_comparison_there_is_no_verdict_and_it_says_why() {
     let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
     let weir = Weir::start(&Config::split(&legacy, &new)).await;
