@@ -140,6 +140,16 @@ impl Clock {
         }
     }
 
+    /// That moment as timers count; for a manual clock, which they do not know, the present.
+    pub fn instant(&self, time: Time) -> Instant {
+        match self {
+            Clock::System { start } => {
+                start.checked_add(Duration::from_micros(time.as_micros())).unwrap_or_else(Instant::now)
+            }
+            Clock::Manual(_) => Instant::now(),
+        }
+    }
+
     /// The present calendar time.
     pub fn wall(&self) -> Wall {
         match self {

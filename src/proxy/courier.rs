@@ -31,6 +31,8 @@ pub struct Errand {
 #[derive(Default)]
 pub struct Couriers {
     waiting: RefCell<VecDeque<Errand>>,
+    /// Whether one of them is called for all that waits.
+    called: Cell<bool>,
     /// Those who have nothing to do; who rested last goes first.
     resting: RefCell<Vec<Rc<Bell>>>,
     all: RefCell<Vec<Rc<Bell>>>,
@@ -39,25 +41,47 @@ pub struct Couriers {
 /// Calls a courier.
 struct Bell {
     waker: Waker,
-    rung: Cell<bool>,
+    rung: Cell<Option<Call>>,
+}
+
+/// What for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// To wait until it is time to go, and to call the others then: that costs one turn for many copies.
+    First,
+    /// To go.
+    Next,
 }
 
 impl Couriers {
     /// Has it sent.
     pub fn take(&self, worker: &Rc<Worker>, errand: Errand) {
         self.waiting.borrow_mut().push_back(errand);
-        let rested = self.resting.borrow_mut().pop();
-        match rested {
-            Some(bell) => bell.ring(),
-            None => {
-                tokio::task::spawn_local(carry(Rc::clone(worker)));
-            }
+        if !self.called.replace(true) {
+            self.call(worker, Call::First);
         }
     }
 
     /// Tells all of them to look whether the worker drains.
     pub fn alert(&self) {
         self.all.borrow().iter().for_each(|bell| bell.waker.wake_by_ref());
+    }
+
+    fn call(&self, worker: &Rc<Worker>, call: Call) {
+        let rested = self.resting.borrow_mut().pop();
+        match rested {
+            Some(bell) => bell.ring(call),
+            None => {
+                tokio::task::spawn_local(carry(Rc::clone(worker), call));
+            }
+        }
+    }
+
+    /// It is time to go: whoever calls this takes one errand, and others those that wait besides.
+    fn go(&self, worker: &Rc<Worker>) {
+        self.called.set(false);
+        let others = self.waiting.borrow().len().saturating_sub(1);
+        (0..others).for_each(|_| self.call(worker, Call::Next));
     }
 
     fn next(&self) -> Option<Errand> {
@@ -68,18 +92,17 @@ impl Couriers {
         self.waiting.borrow().is_empty()
     }
 
-    /// Waits to be called; false if enough others do.
-    async fn rest(&self, bell: &Rc<Bell>) -> bool {
+    /// Waits to be called; none if enough others do.
+    async fn rest(&self, bell: &Rc<Bell>) -> Option<Call> {
         {
             let mut resting = self.resting.borrow_mut();
             if resting.len() >= RESTING_MAX {
-                return false;
+                return None;
             }
             resting.push(Rc::clone(bell));
         }
         // Sockets and timers of earlier errands may wake it as well.
-        poll_fn(|_| if bell.rung.replace(false) { Poll::Ready(()) } else { Poll::Pending }).await;
-        true
+        Some(poll_fn(|_| bell.rung.take().map_or(Poll::Pending, Poll::Ready)).await)
     }
 
     fn dismiss(&self, bell: &Rc<Bell>) {
@@ -88,25 +111,34 @@ impl Couriers {
 }
 
 impl Bell {
-    fn ring(&self) {
-        self.rung.set(true);
+    fn ring(&self, call: Call) {
+        self.rung.set(Some(call));
         self.waker.wake_by_ref();
     }
 }
 
 /// One courier's work.
-async fn carry(worker: Rc<Worker>) {
+async fn carry(worker: Rc<Worker>, call: Call) {
     let couriers = &worker.couriers;
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    let bell = Rc::new(Bell { waker, rung: Cell::new(false) });
+    let bell = Rc::new(Bell { waker, rung: Cell::new(None) });
     couriers.all.borrow_mut().push(Rc::clone(&bell));
     // One timer for all its copies: to set it anew for a later time costs next to nothing.
     let mut alarm = pin!(sleep(Duration::ZERO));
-    while !couriers.is_idle() || couriers.rest(&bell).await {
-        tokio::task::yield_now().await;
-        if let Some(Errand { copy, hold, body }) = couriers.next() {
-            copy.run(hold, body, alarm.as_mut()).await;
+    let mut called = Some(call);
+    while let Some(call) = called {
+        if call == Call::First {
+            tokio::task::yield_now().await;
+            couriers.go(&worker);
         }
+        while let Some(Errand { copy, hold, body }) = couriers.next() {
+            copy.run(hold, body, alarm.as_mut()).await;
+            // What came meanwhile waits for its time, too.
+            if !couriers.is_idle() {
+                tokio::task::yield_now().await;
+            }
+        }
+        called = couriers.rest(&bell).await;
     }
     couriers.dismiss(&bell);
 }

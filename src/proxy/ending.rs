@@ -22,7 +22,11 @@ pub enum Kind {
 impl Kind {
     /// The kind of an answer's body.
     pub fn of(headers: &HeaderMap) -> Kind {
-        let content = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        Kind::of_type(headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes))
+    }
+
+    /// The kind of a body with that content type.
+    pub fn of_type(content: &[u8]) -> Kind {
         if is_type(content, b"text/event-stream", b"; ") {
             Kind::Events
         } else if is_type(content, b"application/grpc", b"; +") {

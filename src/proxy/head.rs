@@ -3,7 +3,7 @@
 //! Pure: it reads a buffer and refuses what can be understood in two ways (RFC 9112 §6.3). The upstream leg calls it.
 
 use arrayvec::ArrayVec;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::Frame;
@@ -58,8 +58,8 @@ pub enum MalformedHead {
     Chunk,
 }
 
-/// Whether a field is wanted that has that name, in whatever case.
-pub type Wanted = fn(&str) -> bool;
+/// Whether a field is wanted that has that name, in whatever case, and that value.
+pub type Wanted = fn(&str, &[u8]) -> bool;
 
 /// Takes a head off the front of `buffer`; none if it is not all here yet. Of its fields only those are kept that `only` wants,
 /// if it is there; what concerns the framing or the connection is understood in any case.
@@ -82,82 +82,115 @@ pub fn take_head(
     };
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(MalformedHead::Syntax)?;
     let http_1_1 = response.version == Some(1);
+    let mut hop = Hop::default();
     let mut spans = ArrayVec::<(HeaderName, Range<usize>), FIELDS_MAX>::new();
     let base = buffer.as_ptr() as usize;
     for field in response.headers.iter() {
-        if only.is_some_and(|only| !only(field.name) && !is_understood(field.name)) {
+        let passes = hop.understand(field.name, field.value)?;
+        if !passes || only.is_some_and(|only| !only(field.name, field.value)) {
             continue;
         }
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MalformedHead::Syntax)?;
         let start = (field.value.as_ptr() as usize).saturating_sub(base);
         spans.push((name, start..start.saturating_add(field.value.len())));
     }
-    let block = buffer.split_to(length).freeze();
-    let keeps_length = only.is_none_or(|only| only(CONTENT_LENGTH.as_str()));
-    collect(status, http_1_1, request, keeps_length, &block, &mut spans).map(Some)
+    let headers = collect(buffer, length, &mut spans)?;
+    hop.end(status, http_1_1, request, headers).map(Some)
 }
 
-/// Whether a field says where the body ends, or what becomes of the connection.
-fn is_understood(name: &str) -> bool {
-    let known = match name.len() {
-        7 => "upgrade",
-        10 => "connection",
-        14 => "content-length",
-        17 => "transfer-encoding",
-        _ => return false,
-    };
-    name.eq_ignore_ascii_case(known)
-}
-
+/// Takes so many bytes off the buffer, and of them these fields.
 fn collect(
-    status: StatusCode,
-    http_1_1: bool,
-    request: &Method,
-    keeps_length: bool,
-    block: &Bytes,
+    buffer: &mut BytesMut,
+    length: usize,
     spans: &mut ArrayVec<(HeaderName, Range<usize>), FIELDS_MAX>,
-) -> Result<Head, MalformedHead> {
+) -> Result<HeaderMap, MalformedHead> {
+    if spans.is_empty() {
+        buffer.advance(length);
+        return Ok(HeaderMap::new());
+    }
+    let block = buffer.split_to(length).freeze();
     let mut headers = HeaderMap::with_capacity(spans.len().saturating_add(4));
-    let mut connection = Connection::default();
-    let mut length = None;
-    let mut coded = false;
-    let mut upgrade = None;
     for (name, span) in spans.drain(..) {
         let value = HeaderValue::from_maybe_shared(block.slice(span)).map_err(|_| MalformedHead::Syntax)?;
-        if name == TRANSFER_ENCODING {
-            if coded || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                return Err(MalformedHead::Coding);
-            }
-            coded = true;
-        } else if name == CONTENT_LENGTH {
-            let stated = decimal(value.as_bytes()).ok_or(MalformedHead::Length)?;
-            if length.replace(stated).is_some_and(|earlier| earlier != stated) {
-                return Err(MalformedHead::Length);
-            }
-            if keeps_length {
-                headers.insert(name, value);
-            }
-        } else if name == CONNECTION {
-            connection.read(&value);
-        } else if name == UPGRADE {
-            upgrade = Some(value);
-        } else if !concerns_connection(&name) {
+        if !concerns_connection(&name) {
             headers.append(name, value);
         }
     }
-    if coded && (length.is_some() || !http_1_1) {
-        return Err(MalformedHead::Coding);
+    Ok(headers)
+}
+
+/// What the fields of a head say of the body's end and of the connection.
+#[derive(Default)]
+struct Hop {
+    coded: bool,
+    length: Option<u64>,
+    close: bool,
+    keep_alive: bool,
+    /// Fields that concern the connection by its own word.
+    named: Vec<HeaderName>,
+    /// Whether it offers to speak WebSocket.
+    websocket: bool,
+}
+
+impl Hop {
+    /// Takes in a field; whether it says something to others, too.
+    fn understand(&mut self, name: &str, value: &[u8]) -> Result<bool, MalformedHead> {
+        // Nearly all of them are none of these.
+        let is = |known: &HeaderName| name.eq_ignore_ascii_case(known.as_str());
+        match name.len() {
+            17 if is(&TRANSFER_ENCODING) => {
+                if self.coded || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(MalformedHead::Coding);
+                }
+                self.coded = true;
+            }
+            14 if is(&CONTENT_LENGTH) => {
+                let stated = decimal(value).ok_or(MalformedHead::Length)?;
+                let earlier = self.length.replace(stated);
+                if earlier.is_some_and(|earlier| earlier != stated) {
+                    return Err(MalformedHead::Length);
+                }
+                return Ok(earlier.is_none());
+            }
+            10 if is(&CONNECTION) => self.read_options(value),
+            7 if is(&UPGRADE) => self.websocket = value.eq_ignore_ascii_case(b"websocket"),
+            _ => return Ok(true),
+        }
+        Ok(false)
     }
-    let is_websocket = status == StatusCode::SWITCHING_PROTOCOLS
-        && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-        && connection.named.contains(&UPGRADE);
-    for name in connection.named.drain(..) {
-        headers.remove(name);
+
+    fn read_options(&mut self, value: &[u8]) {
+        for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if let Ok(name) = HeaderName::from_bytes(option) {
+                self.named.push(name);
+            }
+        }
     }
-    let framing = framing(status, request, coded, length);
-    let persistent = if http_1_1 { !connection.close } else { connection.keep_alive };
-    let keep_alive = persistent && framing != Framing::UntilClose;
-    Ok(Head { status, headers, framing, keep_alive, is_websocket })
+
+    /// The head, all of whose fields it has seen, of which those were kept.
+    fn end(
+        self,
+        status: StatusCode,
+        http_1_1: bool,
+        request: &Method,
+        mut headers: HeaderMap,
+    ) -> Result<Head, MalformedHead> {
+        if self.coded && (self.length.is_some() || !http_1_1) {
+            return Err(MalformedHead::Coding);
+        }
+        let is_websocket = status == StatusCode::SWITCHING_PROTOCOLS && self.websocket && self.named.contains(&UPGRADE);
+        for name in &self.named {
+            headers.remove(name);
+        }
+        let framing = framing(status, request, self.coded, self.length);
+        let persistent = if http_1_1 { !self.close } else { self.keep_alive };
+        let keep_alive = persistent && framing != Framing::UntilClose;
+        Ok(Head { status, headers, framing, keep_alive, is_websocket })
+    }
 }
 
 /// RFC 9112 §6.3, the cases of an answer.
@@ -171,28 +204,6 @@ fn framing(status: StatusCode, request: &Method, coded: bool, length: Option<u64
         (false, Some(0)) => Framing::Empty,
         (false, Some(length)) => Framing::Length(length),
         (false, None) => Framing::UntilClose,
-    }
-}
-
-/// What a `Connection` field says.
-#[derive(Debug, Default)]
-struct Connection {
-    close: bool,
-    keep_alive: bool,
-    named: Vec<HeaderName>,
-}
-
-impl Connection {
-    fn read(&mut self, value: &HeaderValue) {
-        for option in value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-            if option.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if option.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep_alive = true;
-            } else if let Ok(name) = HeaderName::from_bytes(option) {
-                self.named.push(name);
-            }
-        }
     }
 }
 
@@ -281,11 +292,14 @@ mod tests {
     #[test]
     fn of_an_answer_that_nobody_gets_only_what_is_wanted_is_kept_and_its_end_is_understood() {
         let text = b"HTTP/1.1 200 OK\r\ndate: x\r\nconnection: close, allow\r\ncontent-length: 3\r\nallow: a\r\nServer: s\r\n\r\n";
-        let wanted: Wanted = |name| name.eq_ignore_ascii_case("server") || name == "allow";
+        let wanted: Wanted = |name, value| name.eq_ignore_ascii_case("server") && value == b"s" || name == "allow";
         let head = take_head(&mut BytesMut::from(&text[..]), &Method::GET, 1000, Some(wanted)).unwrap().unwrap();
         assert_eq!((head.framing, head.keep_alive), (Framing::Length(3), false));
         let kept: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(kept, ["server"], "`allow` is about this connection, by its own word");
+        let mut buffer = BytesMut::from(&[text, &b"abc"[..]].concat()[..]);
+        let head = take_head(&mut buffer, &Method::GET, 1000, Some(|_, _| false)).unwrap().unwrap();
+        assert_eq!((head.framing, head.headers.len(), &buffer[..]), (Framing::Length(3), 0, &b"abc"[..]));
     }
 
     #[test]

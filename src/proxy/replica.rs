@@ -18,7 +18,7 @@ use super::replay::Outgoing;
 use super::request::Decisions;
 use super::ticket::{Hold, Skip, Ticket};
 use super::{body, forward};
-use crate::clock::Time;
+use crate::clock::{Clock, Time};
 use crate::rollout::Arm;
 use crate::rollout::diff::HEADERS;
 use crate::rollout::diff::samples::Kind;
@@ -167,6 +167,8 @@ struct Seen {
     waits: Cell<bool>,
     /// How copies fare at the endpoint that it went to.
     fares: OnceCell<Rc<Cell<Backoff>>>,
+    /// The present moment, if it was asked for since its task was woken: what follows then takes microseconds.
+    now: Cell<Option<Time>>,
 }
 
 impl Copy {
@@ -188,7 +190,7 @@ impl Copy {
         let worker = Rc::clone(&self.ticket.worker);
         let Some(shadow) = self.ticket.shadow() else { return };
         let (started, seen) = (worker.clock.now(), Seen::default());
-        let begun = Instant::now();
+        let begun = worker.clock.instant(started).into();
         let head_timeout = self.upstream().map_or(Duration::ZERO, |upstream| upstream.response_timeout);
         alarm.as_mut().reset(after(begun, shadow.timeout.min(head_timeout)));
         let ended = {
@@ -197,6 +199,7 @@ impl Copy {
                 if worker.is_draining() {
                     return Poll::Ready(Err(Skip::Drain));
                 }
+                seen.now.set(None);
                 if let Poll::Ready(ended) = exchange.as_mut().poll(cx) {
                     return Poll::Ready(ended);
                 }
@@ -214,7 +217,7 @@ impl Copy {
         };
         // Whoever reads the count finds the place free.
         drop(hold);
-        let now = worker.clock.now();
+        let now = seen.now(&worker.clock);
         seen.tell_endpoint(&ended, now);
         match ended {
             Ok(end) => {
@@ -241,7 +244,7 @@ impl Copy {
             // The courier's alarm does for all of it.
             answer_timeout: None,
             patience: Patience::ENDLESS,
-            only: Some(is_looked_at),
+            only: Some(if self.meeting.is_some() { is_compared } else { is_heard }),
             retries: None,
         };
         let Original { client, parts, ids, host, trusted, decisions, .. } = &*self.request;
@@ -269,7 +272,7 @@ impl Copy {
                     };
                 }
             };
-        seen.first_byte.set(Some(worker.clock.now()));
+        seen.first_byte.set(Some(seen.now(&worker.clock)));
         seen.status.set(Some(answer.status));
         seen.grpc_status.set(body::grpc_status(&answer.headers));
         let capture = self
@@ -325,6 +328,12 @@ impl Copy {
 }
 
 impl Seen {
+    fn now(&self, clock: &Clock) -> Time {
+        let now = self.now.get().unwrap_or_else(|| clock.now());
+        self.now.set(Some(now));
+        now
+    }
+
     /// What became of it, for those that come after it.
     fn tell_endpoint(&self, ended: &Result<End, Skip>, now: Time) {
         let Some(fares) = self.fares.get() else { return };
@@ -343,10 +352,19 @@ fn after(moment: Instant, span: Duration) -> Instant {
     moment.checked_add(span).unwrap_or(moment)
 }
 
-/// Whether a field of an answer is looked at: to know what kind it is, or to compare it.
-fn is_looked_at(name: &str) -> bool {
+/// Whether a field of an answer is looked at that is to be compared.
+fn is_compared(name: &str, _: &[u8]) -> bool {
     let is = |known: &str| known.len() == name.len() && known.eq_ignore_ascii_case(name);
     HEADERS.iter().any(|known| is(known)) || is(CONTENT_ENCODING.as_str())
+}
+
+/// Whether a field of an answer is looked at that is not: what says that it failed, or has no end.
+fn is_heard(name: &str, value: &[u8]) -> bool {
+    match name.len() {
+        11 => name.eq_ignore_ascii_case("grpc-status"),
+        12 => name.eq_ignore_ascii_case("content-type") && ending::Kind::of_type(value) == ending::Kind::Events,
+        _ => false,
+    }
 }
 
 /// Whether a copy met a connection that the upstream was just closing, as it may do with those that are idle. One that was
