@@ -88,30 +88,37 @@ fn triggers(config: &Config) -> BTreeSet<(&str, &str)> {
         .collect()
 }
 
+/// The plan where the case wants it, before anything goes wrong, and the last event so far: a machine that was slow for a
+/// moment may have been noticed; what counts is what comes from now on.
+async fn ready(plan: &'static Plan, scale: u32, case: &Case) -> (World, Option<u64>) {
+    let (rollout, trigger) = case.trigger;
+    loop {
+        let world = World::in_stage(plan, case.scale.unwrap_or(scale), rollout, case.at).await;
+        world
+            .until("traffic as it is wanted", async || {
+                let view = world.weir.view(&format!("/api/v1/rollouts/{rollout}?window=2s")).await;
+                let other = match case.then {
+                    Then::RollsBackOther(other) => world.view(other).await["weight_ppm"].as_u64() > Some(0),
+                    _ => true,
+                };
+                let enough = view["arms"]["canary"]["requests"].as_u64().unwrap_or(0) >= case.canary_requests;
+                (view["state"] == "rolled_back" || (other && enough)).then_some(())
+            })
+            .await;
+        let events = world.events().await;
+        if events.iter().all(|event| event["kind"] != "rollback") {
+            let last = events.last().and_then(|event| event["id"].as_u64());
+            return (world, last);
+        }
+        let by_a_latency = world.was_stopped_by_a_latency().await;
+        assert!(by_a_latency, "{trigger}: taken back before anything went wrong\n{}", world.story().await);
+        world.end().await;
+    }
+}
+
 async fn acts(plan: &'static Plan, scale: u32, case: Case) {
     let (rollout, trigger) = case.trigger;
-    let world = World::start(plan, case.scale.unwrap_or(scale)).await;
-    world.reach(rollout, case.at).await;
-    if let Then::RollsBackOther(other) = case.then {
-        world
-            .until("the other rollout sends traffic", async || {
-                (world.view(other).await["weight_ppm"].as_u64() > Some(0)).then_some(())
-            })
-            .await;
-    }
-    if case.canary_requests > 0 {
-        world
-            .until("enough requests on the canary", async || {
-                let view = world.weir.view(&format!("/api/v1/rollouts/{rollout}?window=2s")).await;
-                (view["arms"]["canary"]["requests"].as_u64() >= Some(case.canary_requests)).then_some(())
-            })
-            .await;
-    }
-    // A machine that was slow for a moment may have been noticed; what counts is what comes from now on.
-    let before = world.events().await;
-    let last = before.last().and_then(|event| event["id"].as_u64());
-    let taken_back = before.iter().any(|event| event["kind"] == "rollback");
-    assert!(!taken_back, "{trigger}: taken back before anything went wrong\n{}", world.story().await);
+    let (world, last) = ready(plan, scale, &case).await;
     let named = format!("trigger `{trigger}`: ");
     world.begin(&case.faults).await;
 
@@ -249,8 +256,7 @@ pub async fn spares_the_canary(
     faults: &[Fault],
     quiet: &[&str],
 ) {
-    let world = World::start(plan, scale).await;
-    world.reach(rollout, stage).await;
+    let world = World::in_stage(plan, scale, rollout, stage).await;
     world.begin(faults).await;
     for name in quiet {
         world

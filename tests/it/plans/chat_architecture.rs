@@ -103,8 +103,7 @@ async fn the_shadow_does_not_pass_while_copies_fail() {
 
 #[tokio::test]
 async fn flags_reach_both_systems_as_headers() {
-    let world = World::start(&PLAN, STEADY).await;
-    world.reach("chat", "public-50").await;
+    let world = World::in_stage(&PLAN, STEADY, "chat", "public-50").await;
     let canary = world.request_of(Arm::Canary).await;
     for (name, value) in [
         ("x-flag-use-new-architecture", "true"),
@@ -120,8 +119,7 @@ async fn flags_reach_both_systems_as_headers() {
 
 #[tokio::test]
 async fn a_segment_is_taken_back_alone() {
-    let world = World::start(&PLAN, STEADY).await;
-    world.reach("chat", "public-10").await;
+    let world = World::in_stage(&PLAN, STEADY, "chat", "public-10").await;
     assert_eq!(world.reason("chat", "team-1").await, ("canary".into(), "cohort:beta".into()));
     let mut others = Vec::new();
     for nth in 0..200 {
@@ -144,8 +142,7 @@ async fn a_segment_is_taken_back_alone() {
 
 #[tokio::test]
 async fn a_rollback_that_does_not_help_is_escalated() {
-    let world = World::start(&PLAN, STEADY).await;
-    world.reach("chat", "public-50").await;
+    let world = World::in_stage(&PLAN, STEADY, "chat", "public-50").await;
     // Both systems fail alike: the document's limit is absolute, so the new one is taken back, and legacy is still sick.
     world.begin(&[Fault::Both("/", 4, What::Status(500))]).await;
     let kinds = world

@@ -135,8 +135,7 @@ async fn its_kill_switch_is_an_environment_variable() {
 
 #[tokio::test]
 async fn its_flags_endpoint_says_what_users_get() {
-    let world = World::start(&PLAN, STEADY).await;
-    world.reach("chat", "rollout-25").await;
+    let world = World::in_stage(&PLAN, STEADY, "chat", "rollout-25").await;
     let mut client = Client::http1(world.weir.address).await;
     let mut given = [0, 0];
     for nth in 0..60 {

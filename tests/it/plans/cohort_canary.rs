@@ -86,8 +86,7 @@ async fn blames_no_canary_that_is_only_as_bad_as_stable() {
 
 #[tokio::test]
 async fn the_diff_gate_passes_on_what_copies_answered() {
-    let world = World::start(&PLAN, FAST).await;
-    world.reach("canary", "friendly_gp").await;
+    let world = World::in_stage(&PLAN, FAST, "canary", "friendly_gp").await;
     let why = world
         .until("a stage that ended on what copies answered", async || {
             let events = world.events().await;
@@ -103,8 +102,7 @@ async fn the_diff_gate_passes_on_what_copies_answered() {
 
 #[tokio::test]
 async fn three_errors_in_a_row_disable_it() {
-    let world = World::start(&PLAN, STEADY).await;
-    world.reach("canary", "beta").await;
+    let world = World::in_stage(&PLAN, STEADY, "canary", "beta").await;
     world.begin(&[Fault::Canary("/", 1, What::Status(500))]).await;
     let trip =
         world.until("a trip", async || world.events().await.into_iter().find(|event| event["kind"] == "trip")).await;
@@ -123,7 +121,7 @@ async fn each_cohort_has_a_switch_of_its_own() {
     let off = ("WEIR__ROLLOUTS__CANARY__COHORTS__BETA__ENABLED", "false");
     let mut world = World::without_users(&PLAN, STEADY, &[off]).await;
     world.users_come();
-    world.reach("canary", "beta").await;
+    assert!(world.reach("canary", "beta").await, "{}", world.story().await);
     let arm = async |user: &str| world.reason("canary", user).await.0;
     // By the environment ...
     assert_eq!(arm("beta-opt-in").await, "stable");

@@ -1,8 +1,7 @@
 //! The plans of `config/plans`, unmodified, on a whole weir with live upstreams: each runs from its first stage to its end,
 //! and each of its triggers is provoked by a real fault and does what the plan's document says.
 //!
-//! Files are changed by nothing but the environment: addresses, how often the tests' Prometheus is asked, and limits of latency
-//! that a busy machine would break by itself.
+//! Files are changed by nothing but the environment: addresses, and how often the tests' Prometheus is asked.
 
 mod cases;
 mod faults;

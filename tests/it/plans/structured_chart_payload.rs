@@ -65,8 +65,7 @@ async fn blames_no_canary_that_is_only_as_bad_as_stable() {
 #[tokio::test]
 async fn the_preference_goes_first_and_the_objects_only_if_it_persists() {
     // Five minutes are five seconds, and windows shorter than the time between the two steps.
-    let world = World::start(&PLAN, 60).await;
-    world.reach("objects", "structured-first").await;
+    let world = World::in_stage(&PLAN, 60, "objects", "structured-first").await;
     world.until("the preference", async || (world.view("prefer").await["weight_ppm"] == 500_000).then_some(())).await;
     // What is wrong with the preference alone is over once it is gone.
     world.begin(&[Fault::With("prefer", 5, What::Field("x-chart-validation", "failed"))]).await;
@@ -108,9 +107,9 @@ async fn both_flags_reach_the_service_and_its_log() {
     };
     let values = |objects: &str, prefer: &str| [Some(objects.to_owned()), Some(prefer.to_owned())];
     assert_eq!(flags(Arm::Stable).await, values("false", "false"));
-    world.reach("objects", "canary-10").await;
+    assert!(world.reach("objects", "canary-10").await, "{}", world.story().await);
     assert_eq!(flags(Arm::Canary).await, values("true", "false"));
-    world.reach("objects", "structured-first").await;
+    assert!(world.reach("objects", "structured-first").await, "{}", world.story().await);
     // Who prefers has the objects: both flags divide by the same hash.
     world.until("both flags", async || (flags(Arm::Canary).await == values("true", "true")).then_some(())).await;
     assert_eq!(flags(Arm::Stable).await, values("false", "false"));

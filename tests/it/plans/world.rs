@@ -159,7 +159,8 @@ impl World {
         complete
     }
 
-    async fn was_stopped_by_a_latency(&self) -> bool {
+    /// Whether one that is not what this is about has been noticed.
+    pub async fn was_stopped_by_a_latency(&self) -> bool {
         self.events().await.iter().any(|event| {
             let stopped = matches!(event["kind"].as_str(), Some("pause" | "rollback" | "trip" | "alert"));
             let why = event["reason"].as_str().unwrap_or_default();
@@ -197,16 +198,34 @@ impl World {
         }
     }
 
-    /// Takes a rollout to that stage by a person's word; the first one lasts until there is something to record of it.
-    pub async fn reach(&self, rollout: &str, stage: &str) {
+    /// A plan that has been taken to that stage of a rollout. One that a latency has taken back on its way is begun anew.
+    pub async fn in_stage(plan: &'static Plan, scale: u32, rollout: &str, stage: &str) -> World {
+        for _ in 1..ATTEMPTS {
+            let world = World::start(plan, scale).await;
+            if world.reach(rollout, stage).await {
+                return world;
+            }
+            let by_a_latency = world.was_stopped_by_a_latency().await;
+            assert!(by_a_latency, "{rollout} is taken back before it is in {stage}\n{}", world.story().await);
+            world.end().await;
+        }
+        panic!("{}: {rollout} is too slow for this machine to reach {stage}", plan.file)
+    }
+
+    /// Takes a rollout to that stage by a person's word; the first one lasts until there is something to record of it. False
+    /// if it is taken back.
+    pub async fn reach(&self, rollout: &str, stage: &str) -> bool {
         self.until(&format!("{rollout} in {stage}"), async || {
             let view = self.view(rollout).await;
+            if view["state"] == "rolled_back" {
+                return Some(false);
+            }
             if view["stage"]["name"] == stage {
                 // A machine that was slow for a moment may have made it stand still.
                 if view["state"] == "paused" {
                     self.say(rollout, "resume", json!({ "reason": "to try what comes then" })).await;
                 }
-                return (view["state"] == "running").then_some(());
+                return (view["state"] == "running").then_some(true);
             }
             // The baseline is the first stage's record.
             let known = view["arms"]["stable"]["requests"].as_u64() >= Some(RECORDED_REQUESTS);
@@ -219,7 +238,7 @@ impl World {
             }
             None
         })
-        .await;
+        .await
     }
 
     /// What happened and how things stand, for a test that fails.
