@@ -55,8 +55,8 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<IpNet>,
     /// Who may force an arm.
     pub force: Force,
-    /// The limits of the data plane.
-    pub limits: Limits,
+    /// The limits of the data plane; every connection keeps those that it began under.
+    pub limits: Arc<Limits>,
     /// Which requests the access log keeps.
     pub access_log: AccessLog,
     /// The workers' own counts.

@@ -37,7 +37,7 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         upstreams: config.upstreams.iter().map(|it| upstream(it, live, registry)).collect(),
         trusted_proxies: config.trusted_proxies.clone(),
         force: Force { secret: config.force.secret.clone(), trusted: config.force.trusted.clone() },
-        limits: config.limits.clone(),
+        limits: Arc::new(config.limits.clone()),
         access_log: config.access_log.keep,
         counts: registry.counts(),
         in_flight: registry.allowance(AllowanceKey::Requests, config.limits.max_in_flight),

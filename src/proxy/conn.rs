@@ -10,9 +10,10 @@ use super::paced::Paced;
 use super::pulse::{Pulse, UnderWay, Watched};
 use super::refusal::Refusal;
 use super::request;
+use super::streams::Streams;
 use super::strict::{Remains, Strict};
 use super::tunnel::Tunnel;
-use super::vigil::{StreamVigil, Verdict, Vigil};
+use super::vigil::{Verdict, Vigil};
 use crate::snapshot::Limits;
 use crate::tally::{Cell as Count, ListenerCounts, PerWorker};
 use bytes::Bytes;
@@ -21,17 +22,18 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -135,18 +137,26 @@ async fn introduce(
     Ok(Some((client, seated)))
 }
 
-/// TLS or not, then the protocol that the client speaks.
+/// TLS or not, then the protocol that the client speaks. What each step needs has a box of its own, so that a connection
+/// holds what it is doing and not room for the largest thing that it might do.
 async fn carry(seat: &Seat, client: Rc<Client>, terms: &Terms, stream: TcpStream) -> Result<(), Unserved> {
-    let pulse = Rc::<Pulse>::default();
+    let talk = Talk { seat, client, terms, pulse: Rc::default() };
     match &terms.tls {
-        Some(tls) => match shake_hands(seat.worker(), terms, tls, Watched::new(stream, Rc::clone(&pulse))).await? {
-            Some((protocol, stream)) => speak(seat, client, terms, protocol, stream, pulse).await,
-            None => Ok(()),
-        },
+        Some(tls) => {
+            let stream = Watched::new(stream, Rc::clone(&talk.pulse));
+            let shaken = Box::pin(async move {
+                let shaken = shake_hands(seat.worker(), terms, tls, stream).await?;
+                Ok::<_, Unserved>(shaken.map(|(protocol, stream)| talk.begin(protocol, stream)))
+            });
+            match shaken.await? {
+                Some(conversation) => conversation.await,
+                None => Ok(()),
+            }
+        }
         None => match timeout(terms.limits.first_byte_timeout, sniff(&stream, terms)).await {
             Ok(Some(protocol)) => {
-                let stream = Watched::new(stream, Rc::clone(&pulse));
-                speak(seat, client, terms, protocol, stream, pulse).await
+                let stream = Watched::new(stream, Rc::clone(&talk.pulse));
+                talk.begin(protocol, stream).await
             }
             Ok(None) => Ok(()),
             Err(_) => Err(Unserved::Cut(Cut::FirstByte)),
@@ -196,7 +206,7 @@ struct Terms {
     proxy_protocol: bool,
     http1: bool,
     http2: bool,
-    limits: Limits,
+    limits: Arc<Limits>,
     connections: Arc<PerWorker<Count>>,
     counts: Arc<PerWorker<ListenerCounts>>,
     workers: usize,
@@ -211,7 +221,7 @@ impl Terms {
             proxy_protocol: listener.proxy_protocol,
             http1: listener.http1,
             http2: listener.http2,
-            limits: adopted.snapshot.limits.clone(),
+            limits: Arc::clone(&adopted.snapshot.limits),
             connections: Arc::clone(&listener.connections),
             counts: Arc::clone(&listener.counts),
             workers: listener.connections.iter().count(),
@@ -235,59 +245,97 @@ async fn sniff(stream: &TcpStream, terms: &Terms) -> Option<Protocol> {
     }
 }
 
-async fn speak<S: ClientStream>(
-    seat: &Seat,
+/// A connection that begins to speak HTTP.
+struct Talk<'a> {
+    seat: &'a Seat,
     client: Rc<Client>,
-    terms: &Terms,
-    protocol: Protocol,
-    mut stream: S,
+    terms: &'a Terms,
     pulse: Rc<Pulse>,
-) -> Result<(), Unserved> {
-    let (worker, limits) = (seat.worker(), &terms.limits);
-    let http2 = matches!(protocol, Protocol::Http2);
-    let resets = u32::try_from(limits.h2_resets).unwrap_or(u32::MAX);
-    pulse.open(http2, limits.requests_per_connection, stream.has_plaintext(), resets);
-    let service = service_fn(|mut request: Request<Incoming>| {
-        // What an HTTP/2 stream becomes that asks for a WebSocket.
-        let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| http2);
-        let under_way = pulse.begin(request.body().is_end_stream());
-        request::handle(Rc::clone(worker), Rc::clone(&client), request, under_way, |response, client, under_way| {
-            hand_out(response, client, upgrade, under_way)
-        })
-    });
-    let age = (limits.connection_max_age < Duration::MAX).then(|| with_jitter(limits.connection_max_age, worker));
-    let watch = Watch {
-        seat,
-        pulse: &pulse,
-        patience: limits.first_byte_timeout,
-        begun: http2,
-        vigil: Vigil::new(Rc::clone(&pulse), http2, limits, age),
-    };
-    match protocol {
-        Protocol::Http1 => {
-            let io = TokioIo::new(Strict::new(stream, Rc::clone(&pulse), caps(limits)));
-            let mut connection = http1_builder(limits).serve_connection(io, &service);
+}
+
+/// A connection from its first request to its end.
+type Conversation<'a> = Pin<Box<dyn Future<Output = Result<(), Unserved>> + 'a>>;
+
+/// A request that is being answered. In a box: hyper moves what it is given about, several times a stream over HTTP/2, and
+/// over HTTP/1 keeps room for the next one in each connection that is idle.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
+
+impl<'a> Talk<'a> {
+    fn begin<S: ClientStream>(self, protocol: Protocol, mut stream: S) -> Conversation<'a> {
+        let http2 = matches!(protocol, Protocol::Http2);
+        let limits = &self.terms.limits;
+        let resets = u32::try_from(limits.h2_resets).unwrap_or(u32::MAX);
+        self.pulse.open(http2, limits.requests_per_connection, stream.has_plaintext(), resets);
+        if http2 { self.http2(stream) } else { self.http1(stream) }
+    }
+
+    fn http1<S: ClientStream>(self, stream: S) -> Conversation<'a> {
+        let limits = &self.terms.limits;
+        let io = TokioIo::new(Strict::new(stream, Rc::clone(&self.pulse), caps(limits)));
+        let mut connection = http1_builder(limits).serve_connection(io, self.service(false));
+        let watch = self.watch(false);
+        Box::pin(async move {
             let ended = run(watch, Pin::new(&mut connection), |connection| connection.graceful_shutdown()).await?;
             let parts = connection.into_parts();
             let Remains { stream, kept, refused } = parts.io.into_inner().into_remains();
+            let (worker, client, pulse) = (self.seat.worker(), &self.client, &self.pulse);
             match (ended, client.tunnel.take(), refused) {
-                (Ok(()), Some(tunnel), _) => tunnel.run(stream, [parts.read_buf, kept.freeze()]).await,
-                (_, _, Some(refusal)) => misread::tell(worker, &client, &pulse, stream, &kept, refusal).await,
+                (Ok(()), Some(tunnel), _) => Box::pin(tunnel.run(stream, [parts.read_buf, kept.freeze()])).await,
+                (_, _, Some(refusal)) => {
+                    Box::pin(misread::tell(worker, client, pulse, stream, &kept, refusal)).await;
+                }
                 // hyper has told the client already.
                 (Err(error), ..) if error.is_parse() => misread::count(worker, Refusal::BadRequest),
                 _ => {}
             }
             Ok(())
-        }
-        Protocol::Http2 => {
-            let counts = Arc::clone(&terms.counts);
-            let streams = Streams { pulse: Rc::clone(&pulse), stall: limits.write_stall, worker: worker.index, counts };
-            let io = TokioIo::new(Paced::new(stream, Rc::clone(&pulse), limits.h2_control_frames));
-            let connection = pin!(http2_builder(limits, streams).serve_connection(io, &service));
-            match run(watch, connection, |connection| connection.graceful_shutdown()).await? {
+        })
+    }
+
+    fn http2<S: ClientStream>(self, stream: S) -> Conversation<'a> {
+        let Talk { seat, terms, pulse, .. } = &self;
+        let (limits, counts) = (&terms.limits, Arc::clone(&terms.counts));
+        let worker = seat.worker().index;
+        let streams = Streams { pulse: Rc::clone(pulse), stall: limits.write_stall, worker, counts };
+        let io = TokioIo::new(Paced::new(stream, Rc::clone(pulse), limits.h2_control_frames));
+        let mut connection = Box::pin(http2_builder(limits, streams).serve_connection(io, self.service(true)));
+        let watch = self.watch(true);
+        Box::pin(async move {
+            match run(watch, connection.as_mut(), |connection| connection.graceful_shutdown()).await? {
                 Err(error) if is_flood(&error) => Err(Unserved::Cut(Cut::Flood)),
                 _ => Ok(()),
             }
+        })
+    }
+
+    /// What answers the connection's requests.
+    fn service(
+        &self,
+        http2: bool,
+    ) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + use<>
+    {
+        let (worker, client, pulse) = (Rc::clone(self.seat.worker()), Rc::clone(&self.client), Rc::clone(&self.pulse));
+        service_fn(move |mut request: Request<Incoming>| -> Answering {
+            // What an HTTP/2 stream becomes that asks for a WebSocket.
+            let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| http2);
+            let under_way = pulse.begin(request.body().is_end_stream());
+            let hand_out = |response: Response<Body>, client: &Client, under_way: UnderWay| {
+                hand_out(response, client, upgrade, under_way)
+            };
+            Box::pin(request::handle(Rc::clone(&worker), Rc::clone(&client), request, under_way, hand_out))
+        })
+    }
+
+    fn watch(&self, http2: bool) -> Watch<'a> {
+        let (seat, limits) = (self.seat, &self.terms.limits);
+        let age = limits.connection_max_age;
+        let age = (age < Duration::MAX).then(|| with_jitter(age, seat.worker()));
+        Watch {
+            seat,
+            pulse: Rc::clone(&self.pulse),
+            patience: limits.first_byte_timeout,
+            begun: http2,
+            vigil: Vigil::new(Rc::clone(&self.pulse), http2, limits, age),
         }
     }
 }
@@ -359,7 +407,7 @@ fn with_jitter(age: Duration, worker: &Worker) -> Duration {
 /// What a connection is watched with.
 struct Watch<'a> {
     seat: &'a Seat,
-    pulse: &'a Pulse,
+    pulse: Rc<Pulse>,
     /// How long a connection without a request is left alone when the worker drains.
     patience: Duration,
     /// Whether it can tell its client that no request was taken.
@@ -370,17 +418,20 @@ struct Watch<'a> {
 /// Polls a connection to its end, and tells it once to finish: when the worker drains, when it has lasted long enough,
 /// when nothing happens on it. One whose first request may be on its way when the worker drains is told when that has
 /// come: hyper would close it at once. How it ended.
-async fn run<C>(
+fn run<C>(
     mut watch: Watch<'_>,
     mut connection: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),
-) -> Result<hyper::Result<()>, Unserved>
+) -> impl Future<Output = Result<hyper::Result<()>, Unserved>>
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut late: Option<Pin<Box<Sleep>>> = None;
-    watch.seat.wake_by(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    poll_fn(|cx: &mut Context<'_>| -> Poll<Result<hyper::Result<()>, Unserved>> {
+    let mut is_seated = false;
+    poll_fn(move |cx| {
+        if !std::mem::replace(&mut is_seated, true) {
+            watch.seat.wake_by(cx.waker().clone());
+        }
         loop {
             let polled = connection.as_mut().poll(cx);
             if let Some(how) = watch.pulse.abuse() {
@@ -415,35 +466,6 @@ where
             }
         }
     })
-    .await
-}
-
-/// Runs a client's HTTP/2 streams on the worker's own thread, each as long as its client takes its answer.
-#[derive(Clone)]
-struct Streams {
-    pulse: Rc<Pulse>,
-    stall: Duration,
-    worker: usize,
-    counts: Arc<PerWorker<ListenerCounts>>,
-}
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let mut vigil = StreamVigil::new(Rc::clone(&self.pulse), self.stall);
-        let (worker, counts) = (self.worker, Arc::clone(&self.counts));
-        tokio::task::spawn_local(async move {
-            let mut stream = pin!(stream);
-            poll_fn(|cx| {
-                vigil.before();
-                if stream.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                // A stream that is dropped is reset.
-                vigil.after(cx).map(|()| counts.cut(worker, Cut::WriteStall))
-            })
-            .await;
-        });
-    }
 }
 
 /// What a head may have; hyper's own limits are behind these.
@@ -505,55 +527,5 @@ impl Drop for Counted {
         if let Some(gauge) = self.gauge.of(self.worker) {
             gauge.sub(1);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proxy::shared::LocalExecutor;
-    use crate::tally::Registry;
-    use http_body_util::Empty;
-    use std::convert::Infallible;
-    use tokio::io::duplex;
-    use tokio::sync::Notify;
-    use tokio::task::LocalSet;
-
-    async fn panics_where_it_is_told(request: Request<Incoming>, gate: Rc<Notify>) -> Response<Empty<Bytes>> {
-        match request.uri().path() {
-            "/panic" => panic!("as it was told"),
-            "/held" => gate.notified().await,
-            _ => {}
-        }
-        Response::new(Empty::new())
-    }
-
-    #[test]
-    fn a_panic_ends_its_own_stream_and_no_other_of_its_connection() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        LocalSet::new().block_on(&runtime, async {
-            let counts = Registry::new(1).listener(&Arc::from("test"));
-            let streams = Streams { pulse: Rc::default(), stall: Duration::from_secs(60), worker: 0, counts };
-            let (ours, theirs) = duplex(1 << 16);
-            let gate = Rc::new(Notify::new());
-            let held = Rc::clone(&gate);
-            let service = service_fn(move |request| {
-                let gate = Rc::clone(&held);
-                async move { Ok::<_, Infallible>(panics_where_it_is_told(request, gate).await) }
-            });
-            tokio::task::spawn_local(http2::Builder::new(streams).serve_connection(TokioIo::new(theirs), service));
-            let (mut client, connection) =
-                hyper::client::conn::http2::handshake(LocalExecutor, TokioIo::new(ours)).await.unwrap();
-            tokio::task::spawn_local(connection);
-            let mut ask = |path: &str| {
-                client
-                    .send_request(Request::get(format!("http://a.example{path}")).body(Empty::<Bytes>::new()).unwrap())
-            };
-            let neighbour = tokio::task::spawn_local(ask("/held"));
-            assert!(ask("/panic").await.is_err());
-            assert_eq!(ask("/other").await.unwrap().status(), StatusCode::OK);
-            gate.notify_one();
-            assert_eq!(neighbour.await.unwrap().unwrap().status(), StatusCode::OK);
-        });
     }
 }

@@ -57,6 +57,7 @@ mod route;
 mod shadow;
 mod shared;
 mod signals;
+mod streams;
 mod strict;
 mod tee;
 mod ticket;
