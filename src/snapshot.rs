@@ -3,9 +3,11 @@
 //! The control plane publishes a new one for every change; a worker keeps its `Arc` and looks again only when the
 //! generation number moved. A request keeps the snapshot it started under to its end.
 
+mod handshake;
 mod kept;
 mod lookup;
 
+pub use handshake::ListenerTls;
 pub use kept::AccessLog;
 pub use lookup::Lookup;
 
@@ -103,7 +105,7 @@ pub struct Listener {
     /// Its address as configured: the `listener` label.
     pub address: Arc<str>,
     /// Set if it terminates TLS; ALPN is prepared in it.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<ListenerTls>>,
     /// Whether connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// Whether HTTP/1.1 is spoken.

@@ -9,7 +9,7 @@ use crate::rollout::diff::Rules;
 use crate::rollout::outcome::ErrorRules;
 use crate::rollout::plan::Plan;
 use crate::rollout::report::Kind;
-use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, Secret, Signal, UnitSource};
+use crate::snapshot::{AccessLog, Fallback, FixedAnswer, Limits, ListenerTls, Secret, Signal, UnitSource};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
@@ -98,7 +98,7 @@ pub struct ListenerConfig {
     /// The address as it is written: the `listener` label.
     pub label: Arc<str>,
     /// TLS with ALPN prepared, if it terminates TLS.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<ListenerTls>>,
     /// Whether connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// Whether HTTP/1.1 is spoken.

@@ -14,7 +14,7 @@ use super::streams::Streams;
 use super::strict::{Remains, Strict};
 use super::tunnel::Tunnel;
 use super::vigil::{Verdict, Vigil};
-use crate::snapshot::Limits;
+use crate::snapshot::{Limits, ListenerTls};
 use crate::tally::{Cell as Count, ListenerCounts, PerWorker};
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
@@ -25,10 +25,12 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::server::Acceptor;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -38,7 +40,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 /// What an HTTP/2 connection begins with (RFC 9113 §3.4).
@@ -177,7 +179,7 @@ enum Unserved {
 async fn shake_hands(
     worker: &Worker,
     terms: &Terms,
-    tls: &Arc<rustls::ServerConfig>,
+    tls: &ListenerTls,
     stream: Watched,
 ) -> Result<Option<(Protocol, TlsStream<Watched>)>, Unserved> {
     let late = sleep(terms.limits.tls_handshake_timeout);
@@ -187,7 +189,7 @@ async fn shake_hands(
         () = &mut late => return Err(Unserved::TurnedAway(TurnedAway::Handshakes)),
     };
     let accepted = tokio::select! {
-        accepted = TlsAcceptor::from(Arc::clone(tls)).accept(stream) => accepted,
+        accepted = accept(tls, stream) => accepted,
         () = &mut late => return Err(Unserved::Cut(Cut::Handshake)),
     };
     drop(turn);
@@ -200,9 +202,16 @@ async fn shake_hands(
     Ok(Some((protocol, stream)))
 }
 
+/// The handshake, with the cipher that is best for the client.
+async fn accept(tls: &ListenerTls, stream: Watched) -> io::Result<TlsStream<Watched>> {
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let config = tls.for_client(&begun.client_hello());
+    begun.into_stream(config).await
+}
+
 /// What a connection takes from the snapshot it is accepted under.
 struct Terms {
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<ListenerTls>>,
     proxy_protocol: bool,
     http1: bool,
     http2: bool,

@@ -66,8 +66,13 @@ fn the_sample_with_everything_switched_on_passes() {
     let loaded = loaded.unwrap_or_else(|problems| panic!("{}", lines(&problems)));
     let config = &loaded.config;
     let tls = config.listeners[0].tls.as_ref().unwrap();
-    assert_eq!(tls.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
-    assert_eq!(tls.max_early_data_size, 0);
+    for config in [&tls.in_own_order, &tls.in_clients_order] {
+        assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        assert_eq!(config.max_early_data_size, 0);
+    }
+    assert!(tls.in_own_order.ignore_client_order && !tls.in_clients_order.ignore_client_order);
+    let first = tls.in_own_order.crypto_provider().cipher_suites.first().unwrap();
+    assert_eq!(first.suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
     let upstream = &config.upstreams[1];
     assert_eq!(upstream.tls.as_ref().unwrap().alpn_protocols, [b"h2".to_vec()]);
     assert_eq!(upstream.endpoints[1].host, "::1");

@@ -7,7 +7,7 @@ use crate::config::model::{AdminAddress, AdminConfig, ListenerConfig};
 use crate::config::raw::{self, Protocol};
 use crate::config::tls;
 use crate::config::tree::{Place, quoted};
-use crate::snapshot::Secret;
+use crate::snapshot::{ListenerTls, Secret};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -147,7 +147,7 @@ fn listener_tls(
     spot: &Spot<raw::ListenerTls>,
     protocols: &[Protocol],
     context: &mut Context<'_, '_>,
-) -> Option<Arc<rustls::ServerConfig>> {
+) -> Option<Arc<ListenerTls>> {
     let raw = &spot.value;
     let first = IdentityFiles::read(key, raw.cert.as_ref(), raw.key.as_ref(), context);
     let others = raw.certs.as_ref().map(|certs| certs.value.as_slice()).unwrap_or_default();
@@ -174,7 +174,7 @@ fn listener_tls(
     });
     let names: Vec<&str> = protocols.iter().map(|protocol| protocol.word()).collect();
     let config = tls::server(&identities, clients, &names);
-    config.map_err(|reason| context.problems.error(spot.place, format!("{key}: {reason}")).severity).ok()
+    config.map_err(|reason| context.problems.error(spot.place, format!("{key}: {reason}")).severity).ok().map(Arc::new)
 }
 
 fn protocols(key: &str, raw: &raw::Listener, context: &mut Context<'_, '_>) -> Vec<Protocol> {
