@@ -101,8 +101,12 @@ impl Link {
 
     /// Reads more into `inbox`, with room for at least `room` bytes.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        if self.inbox.capacity().saturating_sub(self.inbox.len()) < room {
-            self.inbox.reserve(room.saturating_mul(2));
+        let plenty = room.saturating_mul(2);
+        // From the front again if nobody holds what was read before: the same memory is in the processor's cache, and the
+        // next piece of it is not.
+        let is_reclaimed = self.inbox.is_empty() && self.inbox.try_reclaim(plenty);
+        if !is_reclaimed && self.inbox.capacity().saturating_sub(self.inbox.len()) < room {
+            self.inbox.reserve(plenty);
         }
         // `read_buf` keeps no state between polls, so polling a new one each time loses nothing.
         pin!(self.io.read_buf(&mut self.inbox)).poll(cx)
