@@ -2,6 +2,7 @@
 
 use super::conn::Client;
 use super::headers::{Asks, Ids, Rewrite, Shown, Why};
+use super::present::Present;
 use crate::rollout::Arm;
 use crate::rollout::assign::Decision;
 use crate::snapshot::{ArmRoute, Route, Snapshot};
@@ -13,6 +14,8 @@ use http::request::Parts;
 pub struct Asked<'a> {
     /// The client's request.
     pub parts: &'a Parts,
+    /// Which fields it has, of those that are looked for.
+    pub present: Present,
     /// Who sent it.
     pub client: &'a Client,
     /// Its ids.
@@ -52,14 +55,14 @@ impl<'a> Asked<'a> {
         decisions: &'a [Decision],
         role: Role<'a>,
     ) -> Rewrite<'a> {
-        let Asked { parts, client, ids, host, trusted, websocket } = *self;
+        let Asked { parts, present, client, ids, host, trusted, websocket } = *self;
         let (asks, copy) = match role {
             Role::Primary => (Asks::Primary, None),
             Role::Fallback => (Asks::Fallback, None),
             Role::Copy { keep, .. } => (Asks::Copy, Some(keep)),
         };
         let arms = Arms { snapshot, route, decisions, role };
-        Rewrite { parts, websocket, client, trusted, host, ids, arms, asks, copy }
+        Rewrite { parts, present, websocket, client, trusted, host, ids, arms, asks, copy }
     }
 }
 

@@ -5,6 +5,7 @@
 use super::body::Body;
 use super::conn::Client;
 use super::local::Worker;
+use super::present::Present;
 use super::unit::RequestAsker;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Asker, Switches};
@@ -24,7 +25,7 @@ pub fn answer(worker: &Worker, snapshot: &Snapshot, client: &Client, parts: &Par
         return None;
     }
     let trusted = snapshot.trusts(client.address);
-    let asker = RequestAsker::new(worker, snapshot, parts, client, trusted);
+    let asker = RequestAsker::new(worker, snapshot, parts, Present::of(&parts.headers), client, trusted);
     let query = parts.uri.query().unwrap_or_default();
     let named = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "unit").map(|(_, unit)| unit);
     let body = render(snapshot, &Named { unit: named, request: asker }).to_string();

@@ -157,13 +157,12 @@ fn is_target(target: &[u8]) -> bool {
 
 /// Name and value of a line.
 fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
-    let colon = memchr::memchr(b':', line).ok_or(Refusal::BadRequest)?;
-    let (name, value) = line.split_at_checked(colon).ok_or(Refusal::BadRequest)?;
     // A name that ends in a space, a line that goes on from the one before, no name at all: none of them is a token.
-    if !is_token(name) {
-        return Err(Refusal::BadRequest);
+    let name_bytes = line.iter().position(|&byte| !may_be_in_token(byte)).unwrap_or(line.len());
+    match line.split_at_checked(name_bytes) {
+        Some((name, [b':', value @ ..])) if !name.is_empty() => Ok((name, value)),
+        _ => Err(Refusal::BadRequest),
     }
-    Ok((name, value.get(1..).unwrap_or_default()))
 }
 
 /// How many control bytes there are, tabs aside: the two of each line end, and whatever nobody may send. Counted over the
@@ -177,8 +176,11 @@ fn controls(head: &[u8]) -> usize {
 
 /// RFC 9110, section 5.6.2.
 fn is_token(text: &[u8]) -> bool {
-    let allowed = |byte: &u8| TOKEN.get(usize::from(*byte)).copied().unwrap_or(false);
-    !text.is_empty() && text.iter().all(allowed)
+    !text.is_empty() && text.iter().all(|&byte| may_be_in_token(byte))
+}
+
+fn may_be_in_token(byte: u8) -> bool {
+    TOKEN.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
 /// Which bytes a token may have: looked up, because every name of every request is.

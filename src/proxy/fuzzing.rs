@@ -115,9 +115,10 @@ pub fn rewriter(peer: SocketAddr) -> impl Fn(&Parts, &Snapshot, &mut Vec<u8>) {
     let client = Client::new(peer, false, 0);
     move |parts, snapshot, out| {
         let Some(route) = snapshot.routes.first() else { return };
-        let ids = Ids::of(&parts.headers, Present::of(&parts.headers), 1);
+        let present = Present::of(&parts.headers);
+        let ids = Ids::of(&parts.headers, present, 1);
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let asked = Asked { parts, client: &client, ids: &ids, host, trusted: false, websocket: false };
+        let asked = Asked { parts, present, client: &client, ids: &ids, host, trusted: false, websocket: false };
         let decisions = [Decision { arm: Arm::Canary, reason: Reason::Bucket }];
         asked.rewrite(snapshot, route, &decisions, Role::Primary).write(out);
     }

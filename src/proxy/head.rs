@@ -112,7 +112,7 @@ fn collect(
     let mut headers = HeaderMap::with_capacity(spans.len().saturating_add(4));
     for (name, span) in spans.drain(..) {
         let value = HeaderValue::from_maybe_shared(block.slice(span)).map_err(|_| MalformedHead::Syntax)?;
-        if !concerns_connection(&name) {
+        if !stays_here(&name) {
             headers.append(name, value);
         }
     }
@@ -219,6 +219,11 @@ pub fn concerns_connection(name: &HeaderName) -> bool {
             | "transfer-encoding"
             | "upgrade"
     )
+}
+
+/// Fields of an answer that its client does not get: those about this connection, and the word about arms that is weir's own.
+pub fn stays_here(name: &HeaderName) -> bool {
+    name.as_str() == "x-weir-arm" || concerns_connection(name)
 }
 
 /// A number of decimal digits alone, without sign or space; none beyond 19 digits.

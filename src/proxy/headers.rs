@@ -6,7 +6,7 @@
 
 use super::asked::Arms;
 use super::conn::Client;
-use super::head::concerns_connection;
+use super::head::{concerns_connection, stays_here};
 use super::present::Present;
 use super::shadow::SHADOW;
 use crate::rollout::Arm;
@@ -164,6 +164,8 @@ impl Ids {
 pub struct Rewrite<'a> {
     /// The client's request.
     pub parts: &'a Parts,
+    /// Which fields it has, of those that are looked for.
+    pub present: Present,
     /// Whether it asks for a WebSocket, which the route allows.
     pub websocket: bool,
     /// Who sent it.
@@ -219,7 +221,7 @@ impl Rewrite<'_> {
     /// Writes all fields but `host`, `content-length` and `transfer-encoding`, which belong to the protocol's leg.
     pub fn write(&self, sink: &mut impl Sink) {
         let headers = &self.parts.headers;
-        let named = named_by_connection(headers);
+        let named = if self.present.connection { named_by_connection(headers) } else { Vec::new() };
         let replaces = self.arms.each().any(|(_, arm)| arm.has_rules());
         let mut cookie_written = false;
         for (name, value) in headers {
@@ -392,9 +394,9 @@ fn join(values: http::header::GetAll<'_, HeaderValue>, separator: &[u8], out: &m
     out.len().saturating_sub(before)
 }
 
-/// Removes from an HTTP/2 upstream's answer what concerns its connection alone.
+/// Removes from an HTTP/2 upstream's answer what its client does not get.
 pub fn clean_answer(headers: &mut HeaderMap) {
-    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| concerns_connection(name)).cloned().collect();
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| stays_here(name)).cloned().collect();
     for name in unwanted {
         headers.remove(name);
     }

@@ -16,6 +16,10 @@ pub struct Present {
     pub request_id: bool,
     /// `traceparent`.
     pub traceparent: bool,
+    /// `x-weir-force`.
+    pub force: bool,
+    /// `cookie`.
+    pub cookie: bool,
 }
 
 impl Present {
@@ -29,6 +33,8 @@ impl Present {
                 "upgrade" => present.upgrade = true,
                 "x-request-id" => present.request_id = true,
                 "traceparent" => present.traceparent = true,
+                "x-weir-force" => present.force = true,
+                "cookie" => present.cookie = true,
                 _ => {}
             }
         }
@@ -48,9 +54,17 @@ mod tests {
         };
         assert_eq!(of(&["host", "x-upgrade", "connection-id"]), Present::default());
         assert_eq!(of(&["Upgrade", "host"]), Present { upgrade: true, ..Present::default() });
-        let all = ["connection", "transfer-encoding", "upgrade", "x-request-id", "traceparent"];
-        let every =
-            Present { connection: true, transfer_encoding: true, upgrade: true, request_id: true, traceparent: true };
+        let all =
+            ["connection", "transfer-encoding", "upgrade", "x-request-id", "traceparent", "x-weir-force", "cookie"];
+        let every = Present {
+            connection: true,
+            transfer_encoding: true,
+            upgrade: true,
+            request_id: true,
+            traceparent: true,
+            force: true,
+            cookie: true,
+        };
         assert_eq!(of(&all), every);
     }
 }

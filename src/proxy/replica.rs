@@ -14,6 +14,7 @@ use super::fault::Fault;
 use super::forward::attempt;
 use super::headers::Ids;
 use super::local::Worker;
+use super::present::Present;
 use super::replay::Outgoing;
 use super::request::Decisions;
 use super::ticket::{Hold, Skip, Ticket};
@@ -43,6 +44,8 @@ pub struct Original {
     pub client: Rc<Client>,
     /// Its head.
     pub parts: Parts,
+    /// Which fields it has, of those that are looked for.
+    pub present: Present,
     /// Its ids: copies have the same, so that all can be found by one.
     pub ids: Ids,
     /// The authority it asked for.
@@ -247,8 +250,8 @@ impl Copy {
             only: Some(if self.meeting.is_some() { is_compared } else { is_heard }),
             retries: None,
         };
-        let Original { client, parts, ids, host, trusted, decisions, .. } = &*self.request;
-        let asked = Asked { parts, client, ids, host, trusted: *trusted, websocket: false };
+        let Original { client, parts, present, ids, host, trusted, decisions, .. } = &*self.request;
+        let asked = Asked { parts, present: *present, client, ids, host, trusted: *trusted, websocket: false };
         let arm = if *kind == Kind::Canary { Arm::Canary } else { Arm::Stable };
         let role = Role::Copy { place: self.place, arm, keep: &shadow.keep_headers };
         let rewrite = asked.rewrite(snapshot, route, decisions, role);

@@ -157,7 +157,7 @@ impl Exchange<'_> {
         }
 
         let trusted = snapshot.trusts(self.client.address);
-        let asker = RequestAsker::new(self.worker, snapshot, self.parts, self.client, trusted);
+        let asker = RequestAsker::new(self.worker, snapshot, self.parts, self.present, self.client, trusted);
         let of_rollout = |on: &crate::snapshot::RouteRollout| decide(&snapshot.splits, on.rollout, &asker);
         let mut decisions: Decisions = route.rollouts.iter().map(of_rollout).collect();
 
@@ -316,9 +316,9 @@ impl Exchange<'_> {
     }
 
     fn rewrite<'b>(&'b self, routed: &Routed<'b>, decisions: &'b Decisions, role: Role<'b>) -> Rewrite<'b> {
-        let Exchange { parts, client, ids, .. } = *self;
+        let Exchange { parts, present, client, ids, .. } = *self;
         let Routed { route, host, trusted, websocket, .. } = *routed;
-        let asked = Asked { parts, client, ids, host, trusted, websocket };
+        let asked = Asked { parts, present, client, ids, host, trusted, websocket };
         asked.rewrite(&self.adopted.snapshot, route, decisions, role)
     }
 
@@ -478,7 +478,7 @@ fn arm_of(snapshot: &Snapshot, rollout: usize, decision: Decision) -> Option<&Ar
 
 /// A fixed answer. Where no body may follow the head, none is given, and its length is stated as HEAD asks.
 fn fixed(answer: &FixedAnswer, method: &Method) -> Answer {
-    let mut headers: HeaderMap = answer.headers.iter().cloned().collect();
+    let mut headers: HeaderMap = answer.headers.iter().filter(|(name, _)| *name != ARM).cloned().collect();
     let bodiless = answer.status.is_informational()
         || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT);
     if *method == Method::HEAD && !bodiless {
@@ -488,9 +488,8 @@ fn fixed(answer: &FixedAnswer, method: &Method) -> Answer {
     Answer { status: answer.status, headers, flow: Flow::Fixed(body) }
 }
 
-/// `x-weir-arm` for the rollouts that show their arm; what the upstream says under that name stays here.
+/// `x-weir-arm` for the rollouts that show their arm.
 fn expose(headers: &mut HeaderMap, snapshot: &Snapshot, route: &Route, decisions: &Decisions) {
-    headers.remove(ARM);
     let mut text = String::new();
     for (on, decision) in route.rollouts.iter().zip(decisions) {
         let exposed = snapshot.rollouts.get(on.rollout).is_some_and(|rollout| rollout.expose_arm);

@@ -12,6 +12,7 @@
 use super::compare::Meeting;
 use super::conn::Client;
 use super::headers::Ids;
+use super::present::Present;
 use super::replay::Outgoing;
 use super::replica::{Copy, Original};
 use super::request::{Decisions, Exchange, Routed, Target, target};
@@ -171,7 +172,8 @@ impl Mirror {
         let Mirror { client, host, trusted, route, decisions, stable, planned } = self;
         // What the server keeps beside a head is its own.
         parts.extensions = Extensions::new();
-        let request = Rc::new(Original { client, parts, ids, host, trusted, route, decisions });
+        let present = Present::of(&parts.headers);
+        let request = Rc::new(Original { client, parts, present, ids, host, trusted, route, decisions });
         for planned in planned {
             planned.release(&request, stable);
         }

@@ -5,6 +5,7 @@
 use super::conn::Client;
 use super::headers::hexadecimal;
 use super::local::Worker;
+use super::present::Present;
 use crate::clock::Wall;
 use crate::latch::UnitMark;
 use crate::rollout::Arm;
@@ -56,10 +57,11 @@ impl<'a> RequestAsker<'a> {
         worker: &'a Worker,
         snapshot: &'a Snapshot,
         parts: &'a Parts,
+        present: Present,
         client: &'a Client,
         trusted: bool,
     ) -> Self {
-        let forced = forced_arms(worker, snapshot, parts, client, trusted);
+        let forced = forced_arms(worker, snapshot, parts, present, client, trusted);
         let found = [const { OnceCell::new() }; FOUND_MAX];
         RequestAsker { worker, snapshot, parts, client, trusted, forced, found, minted: OnceCell::new() }
     }
@@ -194,13 +196,14 @@ fn forced_arms(
     worker: &Worker,
     snapshot: &Snapshot,
     parts: &Parts,
+    present: Present,
     client: &Client,
     trusted: bool,
 ) -> ArrayVec<(usize, Arm), ROLLOUTS_PER_ROUTE_MAX> {
     let mut forced = ArrayVec::new();
     let secret = snapshot.force.secret.as_ref();
-    let header = parts.headers.get(FORCE).and_then(text);
-    let cookie = secret.and_then(|_| cookie(&parts.headers, FORCE.as_str()));
+    let header = present.force.then(|| parts.headers.get(FORCE).and_then(text)).flatten();
+    let cookie = secret.filter(|_| present.cookie).and_then(|_| cookie(&parts.headers, FORCE.as_str()));
     if header.is_none() && cookie.is_none() {
         return forced;
     }
@@ -312,7 +315,8 @@ mod tests {
         let (parts, ()) = request.body(()).expect("a request").into_parts();
         let adopted = worker.adopted();
         let trusted = adopted.snapshot.trusts(address);
-        let asker = RequestAsker::new(&worker, &adopted.snapshot, &parts, &client, trusted);
+        let asker =
+            RequestAsker::new(&worker, &adopted.snapshot, &parts, Present::of(&parts.headers), &client, trusted);
         let unit = asker.unit(0).map(Cow::into_owned);
         (asker.mark(0), unit)
     }

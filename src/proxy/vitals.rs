@@ -8,6 +8,7 @@
 use super::body::Body;
 use super::conn::Client;
 use super::local::Worker;
+use super::present::Present;
 use super::unit::RequestAsker;
 use crate::clock::Time;
 use crate::rollout::Arm;
@@ -100,7 +101,7 @@ async fn take(
         return Err(Refused::Kind);
     }
     let trusted = snapshot.trusts(client.address);
-    let request = RequestAsker::new(worker, snapshot, parts, client, trusted);
+    let request = RequestAsker::new(worker, snapshot, parts, Present::of(&parts.headers), client, trusted);
     worker.vitals_gate.borrow_mut().pass(request.address(), worker.clock.now()).map_err(Refused::Dropped)?;
     let reports = reports(&body.map_err(Refused::Dropped)?).ok_or(Refused::Dropped(Dropped::Invalid))?;
     let sender = Sender(request);
