@@ -315,6 +315,8 @@ pub const VITALS_DROPPED: [&str; 5] = ["rate", "sender", "too_large", "invalid",
 #[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct WorkerCounts {
+    /// Goes up with everything that a worker counts of a rollout: as long as it stands still, there is nothing new to read.
+    pub stirs: Cell,
     /// Access-log lines that did not fit into the queue.
     pub access_dropped: Cell,
     /// Requests that weir answered itself, by the words of `REFUSALS`.

@@ -28,6 +28,7 @@ use crate::rollout::engine::{Effect, Engine, Input, Record, Refused, Saved};
 use crate::rollout::report::{Entry, Facts, Kind, REPORT_WINDOW};
 use crate::rollout::scale::TimeScale;
 use crate::rollout::standing::Standing;
+use calm::Calm;
 use sampling::Sampling;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -42,6 +43,7 @@ use tokio::sync::{mpsc, watch as channel};
 
 mod answers;
 mod baselines;
+mod calm;
 mod incidents;
 mod looking;
 mod reloading;
@@ -185,6 +187,8 @@ struct Supervisor {
     forget_at: Option<Time>,
     /// When plans were last looked at.
     watched_at: Time,
+    /// For how long there has been nothing to look at.
+    calm: Calm,
     tries: u32,
 }
 
@@ -217,17 +221,16 @@ impl Supervisor {
         let plans = loaded.config.rollouts.iter().map(|rollout| rollout.plan.clone()).collect();
         let (publisher, compared) = (Publisher::new(workers), Arc::new(Compared::default()));
         let (trail, last_told) = channel::channel(store.last_id());
-        let comparer = Comparer::start(publisher.registry.pairs(), Arc::clone(&compared), clock.clone());
         let mut supervisor = Supervisor {
             engine: Engine::new(plans, saved, clock.now()),
             store,
             trail,
             exporter: Exporter::new(publisher.registry.spans(), clock.clone()),
+            _comparer: Comparer::start(publisher.registry.pairs(), Arc::clone(&compared), clock.clone()),
             publisher,
             collector: Collector::default(),
             measurer: Measurer::default(),
             queries: Queries::new(clock.clone()),
-            _comparer: comparer,
             compared,
             notifier: Notifier::new(clock.clone(), events.clone()),
             own: Own::new(clock.now()),
@@ -242,6 +245,7 @@ impl Supervisor {
             notes: Notes { lost, ..Notes::default() },
             forget_at: None,
             watched_at: Time::default(),
+            calm: Calm::default(),
             tries: 0,
             config: Arc::new(loaded.config),
             clock,
@@ -282,7 +286,12 @@ impl Supervisor {
 
     async fn run(mut self, mut inbox: Inbox) {
         loop {
-            match inbox.next().await {
+            let event = inbox.next().await;
+            if !matches!(event, Event::Collect) {
+                // Whatever it brings may be something to look at.
+                self.calm.end();
+            }
+            match event {
                 Event::Command(Command::Stop) | Event::Gone => break,
                 Event::Command(command) => self.answer(command),
                 Event::Answer(answer) => {
@@ -336,9 +345,12 @@ impl Supervisor {
 
     fn collect(&mut self) {
         let now = self.clock.now();
-        self.collector.collect(&self.publisher.registry, now, false);
+        if self.calm.is_over(self.publisher.registry.stirs(), now) {
+            self.collector.collect(&self.publisher.registry, now, false);
+            let restless = self.look(now);
+            self.calm.looked(restless, now);
+        }
         self.own.read(now);
-        self.look(now);
         self.watch_plans(now);
         self.complete_incidents();
         self.sample(now);
@@ -406,6 +418,7 @@ impl Supervisor {
     }
 
     fn publish(&mut self) {
+        self.calm.end();
         let config = Arc::clone(&self.config);
         self.collector.adopt(&mut self.publisher.registry, &names(&config));
         self.queries.adopt(&config.queries);

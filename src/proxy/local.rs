@@ -184,6 +184,13 @@ impl Worker {
         self.random.borrow_mut().u32(..bound)
     }
 
+    /// Something was counted of a rollout: whoever reads that, reads on.
+    pub fn stir(&self, snapshot: &Snapshot) {
+        if let Some(counts) = snapshot.counts.of(self.index) {
+            counts.stirs.add(1);
+        }
+    }
+
     /// Queues a line for the access log if requests that end so are kept, and counts it if it does not fit.
     pub fn write_access(&self, line: Box<Line>, ended_well: bool) {
         let Some(log) = &self.log else { return };

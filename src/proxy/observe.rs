@@ -286,6 +286,7 @@ impl Observation {
     /// Calls `count` for every series the request belongs to, with its rollout.
     fn each_series(&self, count: impl Fn(&Series, Option<usize>)) {
         let Some(route) = self.route() else { return };
+        self.worker.stir(self.snapshot());
         let worker = self.worker.index;
         if let (true, Some(series)) = (route.rollouts.is_empty(), route.plain.of(worker)) {
             count(series, None);

@@ -97,6 +97,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.count_skip(Skip::BrokenOff);
+        self.worker.stir(&self.adopted.snapshot);
     }
 }
 

@@ -115,6 +115,7 @@ async fn take(
             cells.reports.add(1);
         }
     }
+    worker.stir(snapshot);
     Ok(())
 }
 

@@ -185,6 +185,11 @@ impl Registry {
         Arc::clone(&self.counts)
     }
 
+    /// What goes up with everything that is counted of a rollout.
+    pub fn stirs(&self) -> u64 {
+        self.counts.iter().map(|counts| counts.stirs.read()).sum()
+    }
+
     /// Forgets every series and gauge that `keep` does not want. Workers that still hold their cells go on counting
     /// into them unseen, so this is for what left the config long ago.
     pub fn retain(&mut self, series: impl Fn(&SeriesKey) -> bool, gauges: impl Fn(&GaugeKey) -> bool) {

@@ -9,9 +9,10 @@ use crate::rollout::engine::Input;
 use std::sync::Arc;
 
 impl Supervisor {
-    /// Measures every rollout for its breaker.
-    pub(super) fn look(&mut self, now: Time) {
+    /// Measures every rollout for its breaker; whether one of them is not at rest.
+    pub(super) fn look(&mut self, now: Time) -> bool {
         let config = Arc::clone(&self.config);
+        let mut restless = false;
         let mut latches = Vec::with_capacity(config.rollouts.len());
         for rollout in &config.rollouts {
             let name = &rollout.plan.name;
@@ -29,6 +30,7 @@ impl Supervisor {
             let healthy = self.canary_is_healthy(&config, rollout);
             let subject = Subject { rollout: name, rules, state, latch: &latch, units: &units, healthy };
             if let Some(measured) = self.measurer.look(&subject, moved, now) {
+                restless = true;
                 let input = Input::Measured { rollout: Arc::clone(name), measured: Box::new(measured) };
                 // What is denied, because it cannot be written down, comes again by itself.
                 let _ = self.carry_out(input);
@@ -38,6 +40,7 @@ impl Supervisor {
             latches.push(latch);
         }
         self.measurer.turn(latches.iter().map(|latch| &**latch), now);
+        restless
     }
 
     /// Whether the canary has somewhere to go that stable has not: what both depend on is nobody's fault.
