@@ -1,6 +1,8 @@
 //! The requests: made up, or read from a file.
 
 use crate::{Failure, Options};
+use http::Method;
+use http::uri::PathAndQuery;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, SystemTime};
@@ -42,6 +44,14 @@ pub fn requests(options: &Options) -> Result<List, Failure> {
         || options.speed <= 0.0
     {
         return Err("--rate and --speed are above 0".into());
+    }
+    for method in &options.methods {
+        method.parse::<Method>().map_err(|_| format!("--methods {method}: it is none"))?;
+    }
+    if options.requests.is_none()
+        && let Some(path) = options.path.iter().find(|path| !is_target(path))
+    {
+        return Err(format!("--path {path}: write a path as it is asked for: /a?b=c").into());
     }
     let mut list = match &options.requests {
         None => made_up(options),
@@ -96,7 +106,7 @@ pub fn read(text: &str, options: &Options) -> Result<List, Failure> {
         let why = match line {
             line if !options.methods.contains(&line.method) => "method",
             line if line.target.len() >= LOGGED_BYTES_MAX => "cut",
-            line if !line.target.starts_with('/') => "target",
+            line if !is_target(&line.target) => "target",
             _ => return true,
         };
         *list.left_out.entry(why).or_default() += 1;
@@ -119,6 +129,10 @@ pub fn read(text: &str, options: &Options) -> Result<List, Failure> {
         })
         .collect();
     Ok(list)
+}
+
+fn is_target(text: &str) -> bool {
+    text.starts_with('/') && text.parse::<PathAndQuery>().is_ok()
 }
 
 fn one(line: &str) -> Option<Line> {

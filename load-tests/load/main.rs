@@ -12,6 +12,7 @@ mod list;
 mod pace;
 mod report;
 mod send;
+mod shown;
 
 use bytes::Bytes;
 use clap::Parser;
@@ -83,10 +84,10 @@ struct Options {
     #[arg(long)]
     header: Vec<String>,
     /// Connections to each service
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = above_0)]
     connections: usize,
     /// Requests at a time on each of them, where it speaks HTTP/2
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = above_0)]
     streams: usize,
     /// The version of HTTP that is spoken (default: 1.1, and over TLS what the service chooses of both)
     #[arg(long, value_parser = ["1.1", "2"])]
@@ -137,6 +138,10 @@ fn methods(options: &Options) -> Vec<String> {
     let has_body = options.body.is_some() || options.body_size.is_some();
     let methods: &[&str] = if has_body && options.requests.is_none() { &["POST"] } else { &["GET", "HEAD"] };
     methods.iter().map(|&method| method.to_owned()).collect()
+}
+
+fn above_0(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "write a number above 0".to_owned())
 }
 
 /// A number of bytes.
@@ -220,6 +225,10 @@ const NAME: &str = "load";
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 fn comparison(options: &Options) -> Result<Comparison, Failure> {
+    let shares = [options.noise, options.tolerance, options.max_diff_rate.unwrap_or(0.0)];
+    if !shares.iter().all(|share| (0.0..=1.0).contains(share)) {
+        return Err("--noise, --tolerance and --max-diff-rate are from 0 to 1".into());
+    }
     let ignore =
         options.ignore.iter().map(|text| Ignore::parse(text).map_err(|why| format!("--ignore {text}: it {why}")));
     let rules = Arc::new(Rules {

@@ -1,6 +1,7 @@
 //! What came back, as a table or as JSON.
 
 use crate::Failure;
+use crate::dial::Why;
 use crate::pace::Late;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -32,7 +33,8 @@ pub struct Outcomes {
 struct Arm {
     /// By class: 1xx to 5xx, then no answer.
     classes: [u64; 6],
-    failed: BTreeMap<&'static str, u64>,
+    /// By reason: how often, and what was said the first time.
+    failed: BTreeMap<&'static str, (u64, String)>,
     us: Vec<u32>,
 }
 
@@ -47,10 +49,10 @@ impl Outcomes {
     }
 
     /// No answer. It took that long all the same, and counts so: who waits for nothing has the worst latency.
-    pub fn failed(&mut self, why: &'static str, us: u32) {
+    pub fn failed(&mut self, why: &Why, us: u32) {
         let arm = self.arm("");
         arm.classes[5] += 1;
-        *arm.failed.entry(why).or_default() += 1;
+        arm.failed.entry(why.word).or_insert_with(|| (0, why.said.clone())).0 += 1;
         arm.us.push(us);
     }
 
@@ -84,7 +86,9 @@ impl Arm {
 
     fn add(&mut self, other: &Arm) {
         self.classes.iter_mut().zip(other.classes).for_each(|(own, other)| *own += other);
-        other.failed.iter().for_each(|(why, count)| *self.failed.entry(why).or_default() += count);
+        for (why, (count, said)) in &other.failed {
+            self.failed.entry(why).or_insert_with(|| (0, said.clone())).0 += count;
+        }
         self.us.extend(&other.us);
     }
 
@@ -104,7 +108,9 @@ impl Report {
     /// As one JSON object.
     pub fn json(&self) -> Result<String, Failure> {
         let arm = |(name, arm): &(String, Arm)| {
-            let mut value = json!({"arm": name, "requests": arm.us.len(), "no_answer": arm.failed});
+            let counts: BTreeMap<_, _> = arm.failed.iter().map(|(why, (count, _))| (why, count)).collect();
+            let said: BTreeMap<_, _> = arm.failed.iter().map(|(why, (_, said))| (why, said)).collect();
+            let mut value = json!({"arm": name, "requests": arm.us.len(), "no_answer": counts, "no_answer_said": said});
             for (class, count) in CLASSES.iter().zip(arm.classes) {
                 value[*class] = json!(count);
             }
@@ -147,8 +153,8 @@ impl Report {
                     let _ = write!(text, " {:>9.3}", arm.ms(*share));
                 });
                 text.push('\n');
-                for (why, count) in &arm.failed {
-                    let _ = writeln!(text, "    no answer: {why} {count}");
+                for (why, (count, said)) in &arm.failed {
+                    let _ = writeln!(text, "    no answer: {why} {count}, the first: {said}");
                 }
             }
         }
@@ -210,13 +216,15 @@ mod tests {
         let mut outcomes = Outcomes::default();
         outcomes.answered("chat=stable", 200, 10);
         outcomes.answered("chat=canary", 503, 30);
-        outcomes.failed("timeout", 50);
+        let why = |said: &str| Why { word: "timeout", said: said.to_owned(), is_undone: false };
+        outcomes.failed(&why("deadline has elapsed"), 50);
+        outcomes.failed(&why("again"), 50);
         let rows: Vec<(String, usize, [u64; 6])> =
             outcomes.rows().into_iter().map(|(name, arm)| (name, arm.us.len(), arm.classes)).collect();
-        assert_eq!(rows[0], ("-".into(), 1, [0, 0, 0, 0, 0, 1]));
-        assert_eq!(rows[3], ("all".into(), 3, [0, 1, 0, 0, 1, 1]));
+        assert_eq!(rows[0], ("-".into(), 2, [0, 0, 0, 0, 0, 2]));
+        assert_eq!(rows[3], ("all".into(), 4, [0, 1, 0, 0, 1, 2]));
         let report = Report { targets: vec![("http://a".into(), outcomes)], ..Report::default() };
-        assert!(!report.is_good(), "one had no answer");
-        assert!(report.text().contains("no answer: timeout 1"), "{}", report.text());
+        assert!(!report.is_good(), "two had no answer");
+        assert!(report.text().contains("no answer: timeout 2, the first: deadline has elapsed"), "{}", report.text());
     }
 }

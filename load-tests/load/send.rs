@@ -1,15 +1,17 @@
 //! One service: its connections, each with as many requests at a time as it has streams, and what came of them. A request that
 //! finds all of them busy waits its turn, and its latency goes on counting.
 
-use crate::dial::{Dial, Open};
+use crate::dial::{Dial, Open, Why};
 use crate::list::Asked;
 use crate::report::Outcomes;
 use crate::{Failure, Options};
 use bytes::Bytes;
+use http::header::{InvalidHeaderName, InvalidHeaderValue};
 use http::{HeaderName, HeaderValue, Method, Request, Version};
 use http_body_util::{BodyExt, Full};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,14 +58,16 @@ impl Target {
     pub fn start(url: &str, body: &Bytes, options: &Options) -> Result<Target, Failure> {
         let header = |text: &String| -> Result<(HeaderName, HeaderValue), Failure> {
             let (name, value) = text.split_once(':').ok_or_else(|| format!("--header {text}: write NAME: VALUE"))?;
-            Ok((name.trim().parse()?, value.trim().parse()?))
+            let wrong = |error: &dyn Error| format!("--header {text}: {error}");
+            let name = name.trim().parse().map_err(|error: InvalidHeaderName| wrong(&error))?;
+            Ok((name, value.trim().parse().map_err(|error: InvalidHeaderValue| wrong(&error))?))
         };
         let shared = Rc::new(Shared {
             name: url.to_owned(),
             dial: Dial::to(url, options)?,
             headers: options.header.iter().map(header).collect::<Result<_, _>>()?,
-            unit_header: options.unit_header.parse()?,
-            arm_header: options.arm_header.parse()?,
+            unit_header: options.unit_header.parse().map_err(|error| format!("--unit-header: {error}"))?,
+            arm_header: options.arm_header.parse().map_err(|error| format!("--arm-header: {error}"))?,
             timeout: options.timeout,
             body: body.clone(),
             queue: RefCell::default(),
@@ -72,10 +76,10 @@ impl Target {
             outcomes: RefCell::default(),
         });
         let mut connections = Vec::new();
-        for _ in 0..options.connections.max(1) {
+        for _ in 0..options.connections {
             let connection = Rc::<Connection>::default();
             let stream = |_| tokio::task::spawn_local(Rc::clone(&shared).serve(Rc::clone(&connection)));
-            connections.extend((0..options.streams.max(1)).map(stream));
+            connections.extend((0..options.streams).map(stream));
         }
         Ok(Target { shared, connections })
     }
@@ -112,7 +116,7 @@ impl Shared {
             };
             let went = timeout(self.timeout, self.ask(&connection, &job.asked)).await;
             let us = u32::try_from(job.at.elapsed().as_micros()).unwrap_or(u32::MAX);
-            match went.unwrap_or(Err("timeout")) {
+            match went.unwrap_or_else(|error| Err(Why::at("timeout", &error))) {
                 Ok((head, body)) => {
                     let arm = head.headers.get(&self.arm_header).and_then(|arm| arm.to_str().ok()).unwrap_or_default();
                     let is_primary = job.meeting.as_ref().is_none_or(|(_, kind)| *kind != Some(Kind::Noise));
@@ -125,16 +129,23 @@ impl Shared {
                         meeting.arrive(kind, answer);
                     }
                 }
-                Err(why) => self.outcomes.borrow_mut().failed(why, us),
+                Err(why) => self.outcomes.borrow_mut().failed(&why, us),
             }
         }
     }
 
-    async fn ask(
-        &self,
-        connection: &Connection,
-        asked: &Asked,
-    ) -> Result<(http::response::Parts, Bytes), &'static str> {
+    /// Asks, and asks again where the service did nothing of it; another connection, if this one is going away.
+    async fn ask(&self, connection: &Connection, asked: &Asked) -> Result<(http::response::Parts, Bytes), Why> {
+        let mut asks = 1;
+        loop {
+            match self.ask_once(connection, asked).await {
+                Err(why) if why.is_undone && asks < ASKS_MAX => asks += 1,
+                went => return went,
+            }
+        }
+    }
+
+    async fn ask_once(&self, connection: &Connection, asked: &Asked) -> Result<(http::response::Parts, Bytes), Why> {
         let mut place = connection.lock().await;
         // One that is not put back is lost: it failed, or its answer did not come in time.
         let mut open = match place.take() {
@@ -147,7 +158,7 @@ impl Shared {
             }
             None => self.dial.connect().await?,
         };
-        let request = self.request(asked, open.version())?;
+        let request = self.request(asked, open.version()).map_err(|error| Why::at("request", &error))?;
         if let Some(mut another) = open.another() {
             *place = Some(open);
             drop(place);
@@ -158,8 +169,8 @@ impl Shared {
         Ok(answer)
     }
 
-    fn request(&self, asked: &Asked, version: Version) -> Result<Request<Full<Bytes>>, &'static str> {
-        let method: Method = asked.method.parse().map_err(|_| "request")?;
+    fn request(&self, asked: &Asked, version: Version) -> http::Result<Request<Full<Bytes>>> {
+        let method: Method = asked.method.parse()?;
         let named = self.headers.iter().find(|(name, _)| name == http::header::HOST);
         let host = named.and_then(|(_, host)| host.to_str().ok()).unwrap_or(self.dial.authority());
         let body = if takes_body(&method) { self.body.clone() } else { Bytes::new() };
@@ -174,24 +185,24 @@ impl Shared {
         if let Some(unit) = &asked.unit {
             request = request.header(&self.unit_header, unit);
         }
-        request.body(Full::new(body)).map_err(|_| "request")
+        request.body(Full::new(body))
     }
 }
 
 /// Where a connection is kept between requests.
 type Connection = Mutex<Option<Open>>;
 
+/// How often a request is sent that the service refuses each time.
+const ASKS_MAX: u8 = 5;
+
 /// The methods with which `--body` goes.
 fn takes_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-async fn answered(
-    open: &mut Open,
-    request: Request<Full<Bytes>>,
-) -> Result<(http::response::Parts, Bytes), &'static str> {
-    let (head, body) = open.send(request).await.map_err(|_| "connection")?.into_parts();
-    Ok((head, body.collect().await.map_err(|_| "cut off")?.to_bytes()))
+async fn answered(open: &mut Open, request: Request<Full<Bytes>>) -> Result<(http::response::Parts, Bytes), Why> {
+    let (head, body) = open.send(request).await?.into_parts();
+    Ok((head, body.collect().await.map_err(|error| Why::at("cut off", &error))?.to_bytes()))
 }
 
 /// Where the answers to one request meet.
@@ -244,5 +255,52 @@ impl Meeting {
                 self.offered.set(self.offered.get() + 1);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::net::SocketAddr;
+    use tokio::net::TcpListener;
+
+    /// An HTTP/2 service that refuses the first so many streams.
+    async fn refuses(streams: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+            for number in 0.. {
+                let Some(Ok((_, mut answer))) = connection.accept().await else { return };
+                if number < streams {
+                    answer.send_reset(h2::Reason::REFUSED_STREAM);
+                } else {
+                    answer.send_response(http::Response::new(()), true).unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    async fn table_of_one_request_to(service: SocketAddr) -> String {
+        let url = format!("http://{service}");
+        let options = Options::parse_from(["load", "--target", &url, "--http", "2", "--connections", "1"]);
+        let target = Target::start(&url, &Bytes::new(), &options).unwrap();
+        let asked = Asked { due: Duration::ZERO, method: "POST".to_owned(), target: "/".to_owned(), unit: None };
+        target.push(Job { asked: Rc::new(asked), at: Instant::now(), meeting: None });
+        let report = crate::report::Report { targets: vec![target.finish().await], ..Default::default() };
+        report.text()
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_the_service_refuses_is_asked_for_again_though_not_for_ever() {
+        let asked = async {
+            let answered = table_of_one_request_to(refuses(usize::from(ASKS_MAX) - 1).await).await;
+            assert!(!answered.contains("no answer"), "{answered}");
+            let refused = table_of_one_request_to(refuses(usize::MAX).await).await;
+            assert!(refused.contains("no answer: connection 1, the first: http2 error"), "{refused}");
+        };
+        tokio::task::LocalSet::new().run_until(asked).await;
     }
 }
