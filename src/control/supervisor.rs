@@ -469,16 +469,24 @@ impl Supervisor {
             Facts::Standing { stage: Some(stage), .. } => &**stage,
             _ => "",
         };
+        let step = match (&entry.old, &entry.new) {
+            (Facts::Standing { weight: old, .. }, Facts::Standing { weight: new, .. }) if old != new => {
+                format!(" {old} -> {new}")
+            }
+            _ => String::new(),
+        };
         let Origin { actor, reason } = &entry.origin;
         match entry.kind {
-            Kind::Trip | Kind::Rollback | Kind::Alert => tracing::warn!(rollout, stage, actor, "{kind}: {reason}"),
+            Kind::Trip | Kind::Rollback | Kind::Alert => {
+                tracing::warn!(rollout, stage, actor, "{kind}{step}: {reason}");
+            }
             Kind::Escalate => {
-                tracing::error!(rollout, stage, actor, "{kind}: {reason}");
+                tracing::error!(rollout, stage, actor, "{kind}{step}: {reason}");
                 self.rechecking.retain(|of| entry.rollout.as_ref() != Some(of));
             }
             // Whoever read the config says more of it.
             Kind::Reload | Kind::ReloadFailed => {}
-            _ => tracing::info!(rollout, stage, actor, "{kind}: {reason}"),
+            _ => tracing::info!(rollout, stage, actor, "{kind}{step}: {reason}"),
         }
     }
 
