@@ -72,6 +72,12 @@ pub struct Call {
     pub span: SpanId,
     /// The upstream.
     pub upstream: Arc<str>,
+    /// Where it is reached, as configured; its name, if it has several endpoints.
+    pub authority: Arc<str>,
+    /// Whether it is asked over TLS.
+    pub secure: bool,
+    /// Whether it is asked over HTTP/2.
+    pub http2: bool,
     /// Whether stable stood in for a canary that failed.
     pub fallback: bool,
     /// When it was sent, in microseconds after the request came.
@@ -156,6 +162,9 @@ mod tests {
         let call = || Call {
             span: *b"00f067aa0ba902b8",
             upstream: "new".into(),
+            authority: "127.0.0.1:9002".into(),
+            secure: false,
+            http2: false,
             fallback: false,
             began_us: 0,
             took_us: 1,

@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::figures::figures;
 use super::view::Event;
 use super::view::review::{Point, Review};
+use crate::config::units::print_span;
 use crate::control::Handle;
 use axum::extract::State;
 use axum::http::Uri;
@@ -46,7 +47,7 @@ pub async fn get(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
     let range = query.text("range").unwrap_or("15m").to_owned();
     let span = match range.as_str() {
         "rollout" => None,
-        _ => Some(query.span("range", RANGE_DEFAULT, RANGE_MIN, RANGE_MAX)?),
+        _ => Some(query.span("range", RANGE_DEFAULT, RANGE_MIN, RANGE_MAX).map_err(|_| no_range())?),
     };
     let draw = match query.text("draw") {
         None | Some("false") => false,
@@ -71,6 +72,11 @@ pub async fn get(State(handle): State<Handle>, name: Name, uri: Uri) -> Answer {
         events: review.events,
         charts,
     })
+}
+
+fn no_range() -> Failure {
+    let (min, max) = (print_span(RANGE_MIN), print_span(RANGE_MAX));
+    Failure::field("range", format!("`range` must be `rollout`, or a time from {min} to {max} such as `15m` or `24h`"))
 }
 
 const RANGE_DEFAULT: Duration = Duration::from_secs(15 * 60);

@@ -7,11 +7,12 @@ use super::headers::{Ids, Own};
 use super::local::{Adopted, Worker};
 use crate::clock::{Time, Wall};
 use crate::rollout::assign::Decision;
-use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Snapshot};
+use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Snapshot, Upstream};
 use crate::spans::{self, Flag, TraceId};
 use arrayvec::ArrayVec;
 use http::request::Parts;
 use http::{Method, Version};
+use std::sync::Arc;
 
 /// Notes on one request.
 #[derive(Debug)]
@@ -111,14 +112,20 @@ impl Notes {
     pub fn tell(self, snapshot: &Snapshot, ended: &Ended) {
         let Some(traces) = &snapshot.traces else { return };
         let after_us = |from: Time, to: Time| to.since(from).as_micros() as u64;
-        let calls = self.calls.iter().zip([self.own.primary, self.own.fallback]).map(|(call, span)| spans::Call {
-            span,
-            upstream: snapshot.upstreams.get(call.upstream).map(|it| it.name.clone()).unwrap_or_default(),
-            fallback: call.fallback,
-            began_us: after_us(ended.started, call.began),
-            took_us: after_us(call.began, call.ended.unwrap_or(ended.now)),
-            status: call.status,
-            error: call.error,
+        let calls = self.calls.iter().zip([self.own.primary, self.own.fallback]).filter_map(|(call, span)| {
+            let upstream = snapshot.upstreams.get(call.upstream)?;
+            Some(spans::Call {
+                span,
+                upstream: upstream.name.clone(),
+                authority: authority(upstream),
+                secure: upstream.tls.is_some(),
+                http2: upstream.http2,
+                fallback: call.fallback,
+                began_us: after_us(ended.started, call.began),
+                took_us: after_us(call.began, call.ended.unwrap_or(ended.now)),
+                status: call.status,
+                error: call.error,
+            })
         });
         let calls = calls.collect();
         let route = self.decided.as_ref().and_then(|(route, _)| snapshot.routes.get(*route));
@@ -148,4 +155,11 @@ impl Notes {
             calls,
         }));
     }
+}
+
+/// Where an upstream is reached, if that is one place whatever its addresses.
+fn authority(upstream: &Upstream) -> Arc<str> {
+    let mut all = upstream.endpoints.iter().map(|endpoint| &endpoint.authority);
+    let first = all.next().filter(|first| all.all(|other| other == *first));
+    Arc::clone(first.unwrap_or(&upstream.name))
 }

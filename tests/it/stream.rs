@@ -165,6 +165,7 @@ async fn the_history_has_both_arms_and_what_happened() {
     for (query, field) in [("range=1s", "range"), ("range=x", "range"), ("draw=yes", "draw")] {
         let answer = weir.ask("GET", &format!("/api/v1/rollouts/chat/history?{query}"), "").await;
         assert_eq!((answer.status, &answer.json()["field"]), (400, &json!(field)), "{query}");
+        assert_eq!(answer.text().contains("`rollout`"), field == "range", "the words that it takes: {}", answer.text());
     }
     assert_eq!(weir.ask("GET", "/api/v1/rollouts/none/history", "").await.status, 404);
     weir.stop().await;

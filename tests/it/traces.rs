@@ -1,6 +1,9 @@
 //! Traces: what a collector is told of requests, over its own socket and in its own form, and that requests never notice it.
 
+use crate::harness::client::read;
 use crate::harness::hook::{Say, Told};
+use crate::harness::piped::sized;
+use crate::harness::reply::Content;
 use crate::harness::{Client, Config, Hook, Origin, Reply, Weir};
 use serde_json::Value;
 
@@ -81,10 +84,17 @@ async fn a_request_its_call_and_its_fallback_are_one_trace() {
     has(server, &[("url.path", "/a"), ("url.scheme", "http"), ("http.response.status_code", "200")]);
     assert_eq!(server["events"][0]["name"], "feature_flag.evaluation");
     assert!(server["status"].get("code").is_none(), "the client got its answer");
-    has(primary, &[("server.address", "new"), ("http.response.status_code", "500"), ("error.type", "500")]);
-    has(primary, &[("weir.fallback", "false")]);
+    assert_eq!(
+        (&server["name"], &primary["name"], &fallback["name"]),
+        (&"GET default".into(), &"GET".into(), &"GET".into())
+    );
+    has(primary, &[("peer.service", "new"), ("http.response.status_code", "500"), ("error.type", "500")]);
+    let (port, url) = (new.address.port().to_string(), format!("http://{}/a", new.address));
+    has(primary, &[("server.address", "127.0.0.1"), ("server.port", &port), ("url.full", &url)]);
+    has(primary, &[("weir.fallback", "false"), ("network.protocol.version", "1.1")]);
     assert_eq!(primary["status"]["code"], 2);
-    has(fallback, &[("server.address", "legacy"), ("weir.fallback", "true"), ("http.response.status_code", "200")]);
+    assert_eq!(attribute(server, "error.type"), None);
+    has(fallback, &[("peer.service", "legacy"), ("weir.fallback", "true"), ("http.response.status_code", "200")]);
     assert!(!told[0].body.to_string().contains("secret"), "nothing of the query is told");
     weir.metrics_until("counted", |metrics| metrics.count(COUNTED, &[("result", "sent")]) == 3).await;
     weir.stop().await;
@@ -154,7 +164,26 @@ async fn a_request_that_is_refused_is_a_span_of_its_own() {
     let told = hook.count(1).await;
     let spans = spans(&told);
     assert_eq!(spans.len(), 1, "{spans:?}");
-    has(&spans[0], &[("http.response.status_code", "404"), ("error.type", "no_route"), ("url.path", "/elsewhere")]);
+    has(&spans[0], &[("http.response.status_code", "404"), ("weir.error", "no_route"), ("url.path", "/elsewhere")]);
+    assert_eq!((attribute(&spans[0], "error.type"), &spans[0]["status"]), (None, &serde_json::json!({})));
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_off_is_a_failure_of_both_its_spans_whatever_its_status() {
+    let (origin, hook) = (Origin::start("new").await, Hook::start().await);
+    let weir = Weir::start(&Config::split(&origin, &origin).tables(&collector(&hook, "share = \"100%\""))).await;
+    origin.script(|_| Reply::body(Content::Cut("short".into())));
+    let mut client = Client::http1(weir.address).await;
+    let request = client.request("GET", "/", &[UNIT], sized(""));
+    let answer = client.send(request).await.expect("a head");
+    assert!(read(answer).await.is_err(), "it is cut off");
+    let spans = spans(&hook.count(1).await);
+    assert_eq!(spans.len(), 2, "{spans:?}");
+    for span in &spans {
+        has(span, &[("http.response.status_code", "200"), ("error.type", "truncated")]);
+        assert_eq!(span["status"]["code"], 2);
+    }
     weir.stop().await;
 }
 

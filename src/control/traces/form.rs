@@ -1,7 +1,8 @@
 //! Spans as OTLP has them in JSON, named by OpenTelemetry's semantic conventions for HTTP and for feature flags: a rollout is a
 //! flag, its arm the variant.
 //!
-//! No query of a URL, no header and no address of a client is told.
+//! No query of a URL, no header and no address of a client is told. `error.type` is on spans that failed alone; what else
+//! weir's access log has a word for is `weir.error`.
 
 use crate::spans::{Call, Flag, Request};
 use http::Version;
@@ -30,7 +31,9 @@ pub fn rejected(answer: &[u8]) -> u64 {
 
 /// The request's own span and those of the upstreams that were asked.
 fn spans(request: &Request) -> impl Iterator<Item = Value> {
-    std::iter::once(server(request)).chain(request.calls.iter().map(|call| client(request, call)))
+    let last = request.calls.len().saturating_sub(1);
+    let calls = request.calls.iter().enumerate().map(move |(number, call)| client(request, call, number == last));
+    std::iter::once(server(request)).chain(calls)
 }
 
 fn server(request: &Request) -> Value {
@@ -43,10 +46,12 @@ fn server(request: &Request) -> Value {
     ]);
     attributes.extend(request.route.as_ref().map(|route| text("weir.route", route)));
     attributes.extend(request.flags.get(request.choosing).map(flag).into_iter().flatten());
-    // What the service answers with 4xx, and a client that leaves, is nobody's failure.
-    let fails = request.status.is_some_and(|status| status >= 500)
-        || request.error.is_some_and(|word| word != "client_left" && request.status.is_none());
-    attributes.extend(ending(request.status, request.error, 500));
+    // What is answered with 4xx is no failure of the one that answers.
+    let is_refused = request.status.is_some_and(|status| (400..500).contains(&status));
+    let why = why(request.status, fault(request).filter(|_| !is_refused), 500);
+    attributes.extend(request.error.filter(|_| why.is_none()).map(|word| text("weir.error", word)));
+    let fails = why.is_some();
+    attributes.extend(ending(request.status, why));
     let events: Vec<Value> = request.flags.iter().map(|of| event(request, of)).collect();
     let name = request.route.as_ref().map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
     span(
@@ -59,15 +64,24 @@ fn server(request: &Request) -> Value {
     )
 }
 
-fn client(request: &Request, call: &Call) -> Value {
+fn client(request: &Request, call: &Call, is_last: bool) -> Value {
     let (method, mut attributes) = method(request);
-    attributes.extend([text("server.address", &call.upstream), text("peer.service", &call.upstream)]);
+    let (host, port) = host_and_port(call);
+    let scheme = if call.secure { "https" } else { "http" };
+    attributes.extend([
+        text("server.address", host),
+        text("url.full", &format!("{scheme}://{}{}", call.authority, request.path)),
+        text("network.protocol.version", if call.http2 { "2" } else { "1.1" }),
+        text("peer.service", &call.upstream),
+    ]);
+    attributes.extend(port.map(|port| number("server.port", port)));
     attributes.push(json!({ "key": "weir.fallback", "value": { "boolValue": call.fallback } }));
     attributes.extend(request.flags.get(request.choosing).map(flag).into_iter().flatten());
-    attributes.extend(ending(call.status, call.error, 400));
-    let fails = call.error.is_some() || call.status.is_some_and(|status| status >= 400);
-    let what = if call.fallback { " (fallback)" } else { "" };
-    let name = format!("{method} {}{what}", call.upstream);
+    // An answer that is cut off behind its head is the last one's.
+    let why = why(call.status, call.error.or(fault(request).filter(|_| is_last)), 400);
+    let fails = why.is_some();
+    attributes.extend(ending(call.status, why));
+    let name = method.to_owned();
     let times = (call.began_us, call.took_us);
     span(request, &call.span, Some(&request.span), (name, CLIENT), times, (attributes, Vec::new(), fails))
 }
@@ -148,12 +162,31 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// The status, and the kind of error where it is one from `least` on, or where there is a word for it.
-fn ending(status: Option<u16>, error: Option<&'static str>, least: u16) -> impl Iterator<Item = Value> {
-    let code =
-        status.map(|status| json!({ "key": "http.response.status_code", "value": { "intValue": status.to_string() } }));
-    let kind = error.map(str::to_owned).or(status.filter(|status| *status >= least).map(|status| status.to_string()));
-    code.into_iter().chain(kind.map(|kind| text("error.type", &kind)))
+/// What went wrong for a client, unless it is the client's own doing or the end that a stream was meant to have.
+fn fault(request: &Request) -> Option<&'static str> {
+    request.error.filter(|word| !["client_left", "client_slow", "stream_closed"].contains(word))
+}
+
+/// Why a span failed, if it did: in a word, or by a status from `least` on.
+fn why(status: Option<u16>, error: Option<&'static str>, least: u16) -> Option<String> {
+    error.map(str::to_owned).or_else(|| status.filter(|status| *status >= least).map(|status| status.to_string()))
+}
+
+fn ending(status: Option<u16>, why: Option<String>) -> impl Iterator<Item = Value> {
+    let code = status.map(|status| number("http.response.status_code", status));
+    code.into_iter().chain(why.map(|why| text("error.type", &why)))
+}
+
+/// Where the upstream was asked; what has no port has the scheme's.
+fn host_and_port(call: &Call) -> (&str, Option<u16>) {
+    let split = call.authority.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = split.map_or((&*call.authority, None), |(host, port)| (host, Some(port)));
+    (host.trim_matches(['[', ']']), port)
+}
+
+fn number(key: &str, value: u16) -> Value {
+    // 64-bit numbers are texts in this form.
+    json!({ "key": key, "value": { "intValue": value.to_string() } })
 }
 
 fn text(key: &str, value: &str) -> Value {
