@@ -190,6 +190,7 @@ macro_rules! words {
 
         impl $name {
             /// The word as it is written.
+            #[allow(dead_code, reason = "not every key's word is said again")]
             pub const fn word(self) -> &'static str {
                 match self {
                     $( $name::$word => $text, )+

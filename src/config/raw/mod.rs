@@ -1,22 +1,22 @@
 //! The file's mirror: every key of the contract with its type and meaning, one table per section. Nothing here is checked
 //! beyond types and units; `validate` turns it into a `Config`, and none of it leaves `config`.
 
-#![expect(dead_code, reason = "some keys are read only to be checked; a later version carries them out")]
-
 mod breaker;
-mod later;
 mod limits;
 mod notify;
 mod rollout;
+mod shadow;
 mod sources;
+mod stages;
 mod traffic;
 
 pub use breaker::*;
-pub use later::*;
 pub use limits::*;
 pub use notify::*;
 pub use rollout::*;
+pub use shadow::*;
 pub use sources::*;
+pub use stages::*;
 pub use traffic::*;
 
 use super::decode::{FilePath, Map, Output, SecretText, Socket, Spot, section, words};
