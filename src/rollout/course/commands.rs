@@ -253,5 +253,6 @@ fn kind(kind: Kind, turn: Turn) -> Turn {
 }
 
 fn not_while(state: State, what: &str) -> Denied {
-    Denied(format!("the rollout is {}: {what}", state.word().replace('_', " ")))
+    let until = if state == State::RolledBack { " until it is revived" } else { "" };
+    Denied(format!("the rollout is {}: {what}{until}", state.word().replace('_', " ")))
 }
