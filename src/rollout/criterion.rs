@@ -259,6 +259,15 @@ impl Metric {
         }
     }
 
+    /// What an arm has of the same kind, where the metric is one of copies: those are compared with what they are copies of.
+    fn of_an_arm(&self) -> Option<Metric> {
+        match self {
+            Metric::ShadowErrorRate => Some(Metric::ErrorRate),
+            Metric::ShadowFirstByte(quantile) => Some(Metric::FirstByte(*quantile)),
+            _ => None,
+        }
+    }
+
     /// Whether each arm has a value of its own.
     pub const fn has_arms(&self) -> bool {
         !matches!(

@@ -343,6 +343,7 @@ impl<'a> Parser<'a> {
             false => None,
         };
         let arm = own_arm.or(named_arm);
+        let metric = metric.or_else(|| arm.and_then(|_| quantity.metric.of_an_arm()));
         let of = metric.as_ref().unwrap_or(&quantity.metric);
         // What belongs to no arm is recorded once, and has a baseline all the same.
         if !of.has_arms() && arm.is_some() {
