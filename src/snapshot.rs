@@ -26,6 +26,7 @@ use crate::tally::{
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,8 +54,12 @@ pub struct Snapshot {
     pub signals: Vec<Signal>,
     /// All upstreams.
     pub upstreams: Vec<Upstream>,
-    /// Peers whose `x-forwarded-*`, `forwarded` and `x-weir-*` are believed.
+    /// Peers whose `x-forwarded-*`, `forwarded`, `x-real-ip` and `x-weir-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Request fields by which weir decides: those of units, cohorts and routes.
+    pub decisive: HashSet<HeaderName>,
+    /// Request fields that arms set or remove.
+    pub ruled: HashSet<HeaderName>,
     /// Who may force an arm.
     pub force: Force,
     /// The limits of the data plane; every connection keeps those that it began under.

@@ -16,11 +16,14 @@ use crate::rollout::cohort::{Cohort, Overlay};
 use crate::rollout::mirror;
 use crate::snapshot::{
     ArmRoute, ArmTarget, Diff, Force, HostPattern, Listener, Lookup, Match, Patience, Rollout, Route, RouteRollout,
-    Shadow, Snapshot, Upstream,
+    Shadow, Snapshot, UnitSource, Upstream,
 };
 use crate::spans::Traces;
 use crate::tally::{AllowanceKey, GaugeKey, PerWorker, Registry, Series, SeriesKey};
 use arrayvec::ArrayVec;
+use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE, FORWARDED};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// The snapshot of a config as things stand.
@@ -36,6 +39,8 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         signals: config.signals.clone(),
         upstreams: config.upstreams.iter().map(|it| upstream(it, live, registry)).collect(),
         trusted_proxies: config.trusted_proxies.clone(),
+        decisive: decisive(config),
+        ruled: ruled(config),
         force: Force { secret: config.force.secret.clone(), trusted: config.force.trusted.clone() },
         limits: Arc::new(config.limits.clone()),
         access_log: config.access_log.keep,
@@ -46,6 +51,28 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         copies: registry.copies(),
         traces: config.traces.as_ref().map(|traces| Traces { share_ppm: traces.share.ppm(), spans: registry.spans() }),
     }
+}
+
+/// The fields that decide something. Left out are those that everybody reads alike, because weir joins them or writes its
+/// own word over them.
+fn decisive(config: &Config) -> HashSet<HeaderName> {
+    let of_unit = |source: &UnitSource| match source {
+        UnitSource::Header(name) => Some(name.clone()),
+        UnitSource::Jwt { .. } => Some(AUTHORIZATION),
+        UnitSource::Cookie(_) | UnitSource::Query(_) | UnitSource::ClientIp => None,
+    };
+    let of_cohort = |cohort: &CohortConfig| HeaderName::from_bytes(cohort.header.as_ref()?.0.as_bytes()).ok();
+    let units = config.rollouts.iter().flat_map(|rollout| &rollout.units).filter_map(of_unit);
+    let cohorts = config.rollouts.iter().flat_map(|rollout| &rollout.cohorts).filter_map(of_cohort);
+    let routes = config.routes.iter().flat_map(|route| &route.headers).map(|(name, _)| name.clone());
+    let is_written = |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || *name == FORWARDED;
+    units.chain(cohorts).chain(routes).filter(|name| *name != COOKIE && !is_written(name)).collect()
+}
+
+fn ruled(config: &Config) -> HashSet<HeaderName> {
+    let arms = config.rollouts.iter().flat_map(|rollout| &rollout.arms);
+    let names = arms.flat_map(|arm| arm.set_headers.iter().map(|(name, _)| name).chain(&arm.remove_headers));
+    names.cloned().collect()
 }
 
 /// What decisions need of every rollout, in the order of the config.

@@ -115,7 +115,9 @@ pub fn rewriter(peer: SocketAddr) -> impl Fn(&Parts, &Snapshot, &mut Vec<u8>) {
     let client = Client::new(peer, false, 0);
     move |parts, snapshot, out| {
         let Some(route) = snapshot.routes.first() else { return };
-        let present = Present::of(&parts.headers);
+        let mut parts = parts.clone();
+        let present = Present::settle(&mut parts.headers, || false);
+        let parts = &parts;
         let ids = Ids::of(&parts.headers, present, 1);
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let asked = Asked { parts, present, client: &client, ids: &ids, host, trusted: false, websocket: false };

@@ -3,7 +3,7 @@
 use super::alarm::Alarm;
 use super::attempt::{Failed, Way, in_room, in_time};
 use super::fault::Fault;
-use super::head::without_bad_trailers;
+use super::head::{may_trail, with_trailers};
 use super::headers::Rewrite;
 use super::link::Place;
 use super::pool::Lease;
@@ -188,7 +188,11 @@ impl Download {
             Poll::Ready(frame) => {
                 self.idle = None;
                 let fault = self.passed.clients_fault().unwrap_or(Fault::Failed(ErrorKind::Truncated));
-                Poll::Ready(frame.map(|frame| frame.map(without_bad_trailers).map_err(|_| self.failed(fault))))
+                Poll::Ready(
+                    frame.map(|frame| {
+                        frame.map(|frame| with_trailers(frame, may_trail)).map_err(|_| self.failed(fault))
+                    }),
+                )
             }
             Poll::Pending => {
                 let limit = self.idle_limit;

@@ -226,12 +226,13 @@ pub fn stays_here(name: &HeaderName) -> bool {
     name.as_str() == "x-weir-arm" || concerns_connection(name)
 }
 
-/// A number of decimal digits alone, without sign or space; none beyond 19 digits.
+/// A number of decimal digits alone, without sign or space; none beyond 19 digits, nor one that a counter with a sign would
+/// take for a negative one.
 pub fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    std::str::from_utf8(text).ok()?.parse().ok().filter(|&number| number <= i64::MAX as u64)
 }
 
 /// The fields of a trailer section, without those that must not stand there (RFC 9110 §6.5.1).
@@ -252,11 +253,11 @@ pub fn trailers(section: &[u8]) -> Result<HeaderMap, MalformedHead> {
     Ok(headers)
 }
 
-/// A frame of a body without the trailers that must not stand there.
-pub fn without_bad_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+/// A frame of a body without the trailers that may not stand there.
+pub fn with_trailers(frame: Frame<Bytes>, may: impl Fn(&HeaderName) -> bool) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut fields) => {
-            let unwanted: Vec<HeaderName> = fields.keys().filter(|name| !may_trail(name)).cloned().collect();
+            let unwanted: Vec<HeaderName> = fields.keys().filter(|name| !may(name)).cloned().collect();
             for name in unwanted {
                 fields.remove(name);
             }
@@ -281,6 +282,8 @@ pub fn may_trail(name: &HeaderName) -> bool {
                 | "cookie"
                 | "forwarded"
                 | "host"
+                | "http2-settings"
+                | "proxy-authorization"
                 | "set-cookie"
                 | "trailer"
         )

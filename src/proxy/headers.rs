@@ -1,8 +1,8 @@
 //! Which header fields go to the upstream, and which go back: one set of rules for HTTP/1 and HTTP/2.
 //!
-//! Fields of the connection are removed, `x-forwarded-*` and `forwarded` are overwritten unless the peer is trusted,
-//! `x-weir-*` of clients is removed, cookie crumbs are joined, a trace is passed on or started. The rules write into a
-//! `Sink`, so the HTTP/1 leg needs no header map of its own.
+//! Fields of the connection are removed, `x-forwarded-for`, `-proto`, `-host` and `forwarded` are overwritten unless the peer
+//! is trusted, cookie crumbs are joined, a trace is passed on or started. What else a client cannot say has gone before it was
+//! routed (`present`). The rules write into a `Sink`, so the HTTP/1 leg needs no header map of its own.
 
 use super::asked::Arms;
 use super::conn::Client;
@@ -228,7 +228,7 @@ impl Rewrite<'_> {
             let copy = match rule(name) {
                 Rule::Copy => true,
                 Rule::Drop => false,
-                Rule::IfTrusted => self.trusted && *name != ROLLOUT,
+                Rule::IfTrusted => self.trusted,
                 Rule::Trailers => accepts_trailers(value),
                 Rule::TraceState => self.ids.state,
                 Rule::Cookie => !std::mem::replace(&mut cookie_written, true),
@@ -351,11 +351,10 @@ fn rule(name: &HeaderName) -> Rule {
         "tracestate" => Rule::TraceState,
         "host" | "content-length" | "expect" | "proxy-authorization" | "http2-settings" => Rule::Drop,
         "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded" => Rule::Drop,
-        "x-request-id" | "traceparent" | "x-weir-force" => Rule::Drop,
+        "x-request-id" | "traceparent" | "x-weir-force" | "x-weir-rollout" => Rule::Drop,
+        "x-weir-shadow" => Rule::IfTrusted,
         _ if concerns_connection(name) => Rule::Drop,
-        text if text.starts_with("x-weir-") => Rule::IfTrusted,
-        // CGI-like services read `x_a` and `x-a` as one name, so the first could smuggle the second.
-        text if memchr::memchr(b'_', text.as_bytes()).is_some() => Rule::Drop,
+        // What else a stranger cannot say is not there any more: `present` has taken it away.
         _ => Rule::Copy,
     }
 }

@@ -1,13 +1,16 @@
 //! Which of the fields that weir itself looks for a request has: one look over its head in place of a search for each, as most
-//! requests have none of them.
+//! requests have none of them. What nobody is to read is taken away in the same look, so that whatever weir decides by is what
+//! the upstream sees.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// The fields that are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Present {
     /// `connection`.
     pub connection: bool,
+    /// `content-length`.
+    pub content_length: bool,
     /// `transfer-encoding`.
     pub transfer_encoding: bool,
     /// `upgrade`.
@@ -20,26 +23,70 @@ pub struct Present {
     pub force: bool,
     /// `cookie`.
     pub cookie: bool,
+    /// `x-weir-shadow`.
+    pub shadow: bool,
+    /// What only a trusted peer can say.
+    hearsay: bool,
+    /// A name with `_`.
+    underscore: bool,
 }
 
 impl Present {
+    /// Looks over a head and takes away what nobody is to read of it: what peers say who are not trusted, and names with `_`.
+    pub fn settle(headers: &mut HeaderMap, trusts: impl FnOnce() -> bool) -> Present {
+        let present = Present::of(headers);
+        let unfounded = present.hearsay && !trusts();
+        if present.underscore || unfounded {
+            let is_unwanted = |name: &&HeaderName| {
+                let said = unfounded && is_hearsay(name.as_str()) && !STRANGERS_MAY.contains(&name.as_str());
+                said || has_underscore(name.as_str())
+            };
+            let unwanted: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
+            for name in unwanted {
+                headers.remove(name);
+            }
+        }
+        present
+    }
+
     /// Looks over a head.
     pub fn of(headers: &HeaderMap) -> Present {
         let mut present = Present::default();
         for name in headers.keys() {
             match name.as_str() {
+                // The usual ones first: they pass without a further look.
+                "accept" | "accept-encoding" | "accept-language" | "content-type" | "host" | "user-agent" => {}
                 "connection" => present.connection = true,
+                "content-length" => present.content_length = true,
                 "transfer-encoding" => present.transfer_encoding = true,
                 "upgrade" => present.upgrade = true,
                 "x-request-id" => present.request_id = true,
                 "traceparent" => present.traceparent = true,
                 "x-weir-force" => present.force = true,
                 "cookie" => present.cookie = true,
-                _ => {}
+                "x-weir-shadow" => present.shadow = true,
+                name => {
+                    present.hearsay |= is_hearsay(name);
+                    present.underscore |= has_underscore(name);
+                }
             }
         }
         present
     }
+}
+
+/// What weir asks strangers for although its name begins as that of what they cannot say: a token proves itself, and a mark
+/// against loops can only do without copies.
+const STRANGERS_MAY: [&str; 2] = ["x-weir-force", "x-weir-shadow"];
+
+/// Whether a field is the word of whoever stands in front: believed of a trusted peer alone.
+pub fn is_hearsay(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || name.starts_with("x-weir-") || name == "x-real-ip" || name == "forwarded"
+}
+
+/// CGI-like services read `x_a` and `x-a` as one name, so the first could smuggle the second.
+pub fn has_underscore(name: &str) -> bool {
+    memchr::memchr(b'_', name.as_bytes()).is_some()
 }
 
 #[cfg(test)]
@@ -54,17 +101,46 @@ mod tests {
         };
         assert_eq!(of(&["host", "x-upgrade", "connection-id"]), Present::default());
         assert_eq!(of(&["Upgrade", "host"]), Present { upgrade: true, ..Present::default() });
-        let all =
-            ["connection", "transfer-encoding", "upgrade", "x-request-id", "traceparent", "x-weir-force", "cookie"];
+        let all = [
+            "connection",
+            "content-length",
+            "transfer-encoding",
+            "upgrade",
+            "x-request-id",
+            "traceparent",
+            "x-weir-force",
+            "cookie",
+            "x-weir-shadow",
+            "x-forwarded-for",
+            "a_b",
+        ];
         let every = Present {
             connection: true,
+            content_length: true,
             transfer_encoding: true,
             upgrade: true,
             request_id: true,
             traceparent: true,
             force: true,
             cookie: true,
+            shadow: true,
+            hearsay: true,
+            underscore: true,
         };
         assert_eq!(of(&all), every);
+    }
+
+    #[test]
+    fn what_only_a_trusted_peer_can_say_is_not_there_from_others() {
+        let names =
+            ["forwarded", "x-forwarded-user", "x-real-ip", "x-weir-arm", "x-weir-force", "x-weir-shadow", "a_b", "x-a"];
+        let left = |trusted| {
+            let mut headers: HeaderMap =
+                names.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("1"))).collect();
+            Present::settle(&mut headers, || trusted);
+            names.into_iter().filter(|name| headers.contains_key(*name)).collect::<Vec<_>>()
+        };
+        assert_eq!(left(false), ["x-weir-force", "x-weir-shadow", "x-a"]);
+        assert_eq!(left(true).len(), names.len() - 1, "all but the name that has two readings");
     }
 }

@@ -3,10 +3,14 @@
 //! A copy is kept only of a body whose request may be sent again, and only up to `FALLBACK_BODY_BYTES_MAX`: beyond that the
 //! copy is given up, never the request. Whether a request may be sent again is not decided here: `fallback` does.
 
+use super::head::{may_trail, with_trailers};
+use super::local::Adopted;
+use super::present::has_underscore;
 use super::replica::Replica;
+use super::route::is_protected;
 use super::tee::Tee;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::RefCell;
@@ -21,13 +25,20 @@ pub const FALLBACK_BODY_BYTES_MAX: usize = 64 * 1024;
 /// A request's body on its way.
 pub enum Outgoing {
     /// The client's, as it comes.
-    Live(Incoming),
+    Live(Arriving),
     /// The client's with a copy kept, or that copy and what follows it.
     Kept(Reading),
     /// Either, copied while it passes.
     Teed(Box<Tee>),
     /// A copy.
     Replica(Box<Replica>),
+}
+
+/// A client's body as it comes, without the trailers that would be taken for a part of the head by somebody: that is known,
+/// and decisions were made by it.
+pub struct Arriving {
+    body: Incoming,
+    adopted: Rc<Adopted>,
 }
 
 /// What a second submission of a body would be made of.
@@ -54,7 +65,7 @@ pub struct Reading {
 /// A body with a copy of what was read of it.
 pub struct Kept {
     /// What the client still has to send; none after its end.
-    live: Option<Incoming>,
+    live: Option<Arriving>,
     /// Copied, not shared: a frame may keep far more memory alive than it shows.
     copy: Vec<u8>,
     trailers: Option<HeaderMap>,
@@ -66,11 +77,12 @@ pub struct Kept {
 }
 
 /// A request's body as its first submission takes it, and what a second one would be made of. With `keep` a copy is kept.
-pub fn outgoing(body: Incoming, keep: bool) -> (Option<Outgoing>, Again) {
+pub fn outgoing(adopted: &Rc<Adopted>, body: Incoming, keep: bool) -> (Option<Outgoing>, Again) {
     if body.is_end_stream() {
         return (None, Again::Empty);
     }
     let too_long = body.size_hint().lower() > FALLBACK_BODY_BYTES_MAX as u64;
+    let body = Arriving { body, adopted: Rc::clone(adopted) };
     if !keep || too_long {
         return (Some(Outgoing::Live(body)), Again::Nothing);
     }
@@ -78,6 +90,21 @@ pub fn outgoing(body: Incoming, keep: bool) -> (Option<Outgoing>, Again) {
         Kept { live: Some(body), copy: Vec::new(), trailers: None, given_up: false, second: false, waiting: None };
     let kept = Rc::new(RefCell::new(kept));
     (Some(Outgoing::Kept(Reading { kept: Rc::clone(&kept), second: false })), Again::Copy(kept))
+}
+
+impl Arriving {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let snapshot = &self.adopted.snapshot;
+        let may = |name: &HeaderName| {
+            may_trail(name)
+                && !is_protected(name.as_str())
+                && !has_underscore(name.as_str())
+                && !snapshot.decisive.contains(name)
+                && !snapshot.ruled.contains(name)
+        };
+        Poll::Ready(polled.map(|frame| frame.map(|frame| with_trailers(frame, may)).map_err(|_| Broken)))
+    }
 }
 
 impl Again {
@@ -135,13 +162,13 @@ impl Kept {
 
     fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Some(live) = &mut self.live else { return Poll::Ready(None) };
-        let polled = ready!(Pin::new(live).poll_frame(cx));
+        let polled = ready!(live.poll_frame(cx));
         if !matches!(polled, Some(Ok(_))) {
             self.live = None;
             // Half a body must not pass for a whole one the second time.
             self.given_up |= polled.is_some();
         }
-        Poll::Ready(polled.map(|frame| frame.map_err(|_| Broken)))
+        Poll::Ready(polled)
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
@@ -162,11 +189,11 @@ impl Kept {
 
     fn is_end_stream(&self) -> bool {
         let sent_again = !self.second || (self.copy.is_empty() && self.trailers.is_none());
-        sent_again && self.live.as_ref().is_none_or(Body::is_end_stream)
+        sent_again && self.live.as_ref().is_none_or(|live| live.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let live = self.live.as_ref().map_or(Some(0), |live| live.size_hint().exact());
+        let live = self.live.as_ref().map_or(Some(0), |live| live.body.size_hint().exact());
         let again = if self.second { self.copy.len() as u64 } else { 0 };
         match live {
             // Only a body of unknown length may have trailers.
@@ -182,10 +209,7 @@ impl Body for Outgoing {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
-            Outgoing::Live(body) => {
-                let polled = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(polled.map(|frame| frame.map_err(|_| Broken)))
-            }
+            Outgoing::Live(live) => live.poll_frame(cx),
             Outgoing::Kept(Reading { kept, second }) => {
                 let mut kept = kept.borrow_mut();
                 match (kept.second, *second) {
@@ -202,7 +226,7 @@ impl Body for Outgoing {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Outgoing::Live(body) => body.is_end_stream(),
+            Outgoing::Live(live) => live.body.is_end_stream(),
             Outgoing::Kept(Reading { kept, second }) => {
                 let kept = kept.borrow();
                 kept.second == *second && kept.is_end_stream()
@@ -214,7 +238,7 @@ impl Body for Outgoing {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Outgoing::Live(body) => body.size_hint(),
+            Outgoing::Live(live) => live.body.size_hint(),
             Outgoing::Kept(Reading { kept, .. }) => kept.borrow().size_hint(),
             Outgoing::Teed(tee) => tee.size_hint(),
             Outgoing::Replica(replica) => replica.size_hint(),

@@ -110,7 +110,7 @@ pub fn handle(
         let started = worker.clock.now();
         let adopted = worker.adopted();
         websocket::adopt(&mut parts, || worker.random());
-        let present = Present::of(&parts.headers);
+        let present = Present::settle(&mut parts.headers, || adopted.snapshot.trusts(client.address));
         let mut ids = Ids::of(&parts.headers, present, worker.random());
         let trace = trace::begin(&worker, &adopted, &client, &parts, &mut ids);
         let mut notes = Notes { line: access_line(&worker, &adopted, &client, &parts, &ids), trace };
@@ -142,7 +142,7 @@ pub fn handle(
 impl Exchange<'_> {
     async fn answer(&self, body: Incoming, notes: &mut Notes, copies: &mut Copies) -> Answered {
         let snapshot = &*self.adopted.snapshot;
-        let host = route::screen(self.parts, self.present, &snapshot.limits)?;
+        let host = route::screen(self.parts, self.present, snapshot)?;
         if let Some(answer) = flags::answer(self.worker, snapshot, self.client, self.parts) {
             return Ok(answer);
         }
@@ -165,7 +165,7 @@ impl Exchange<'_> {
         note(notes, snapshot, index, &decisions, &target);
         fits(snapshot, route, &target, websocket, &body)?;
         let admitted = Admitted::request(self.worker, self.adopted, index, &decisions)?;
-        let is_copy = trusted && self.parts.headers.contains_key(shadow::SHADOW);
+        let is_copy = trusted && self.present.shadow;
         let routed = Routed { route, index, host, trusted, websocket, is_copy };
         let mut observation = self.observe(admitted, &routed, &decisions, &asker, std::mem::take(notes));
         let rewrite = self.rewrite(&routed, &decisions, Role::Primary);
@@ -176,7 +176,7 @@ impl Exchange<'_> {
             Target::Upstream(upstream) => {
                 let standby = || Standby::of(self.adopted, route, &decisions, self.parts, self.started);
                 let standby = (!is_copy).then(standby).flatten();
-                let (body, again) = outgoing(body, standby.is_some_and(|standby| standby.repeatable));
+                let (body, again) = outgoing(self.adopted, body, standby.is_some_and(|standby| standby.repeatable));
                 let (body, mirror) = shadow::mirror(self, &routed, &decisions, &asker, upstream, body);
                 *copies = mirror;
                 let sent = self.send(upstream, route, &rewrite, body, &mut observation).await;

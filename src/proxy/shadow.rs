@@ -130,7 +130,7 @@ fn plan(
 /// Why no copy can be made of this request, whatever there is room for.
 fn unfit(exchange: &Exchange<'_>, routed: &Routed<'_>, shadow: &Shadow, body: Option<&Outgoing>) -> Option<Skip> {
     let parts = exchange.parts;
-    if parts.headers.contains_key(SHADOW) {
+    if exchange.present.shadow {
         return Some(Skip::Loop);
     }
     if routed.websocket {

@@ -1,7 +1,6 @@
 //! A connection to an HTTP/2 upstream that many requests of one worker share, over hyper's client.
 
 use super::fault::{Fault, Progress};
-use super::head::without_bad_trailers;
 use super::link::{Io, Link, Place};
 use super::replay::{Broken, Outgoing};
 use crate::clock::Time;
@@ -176,7 +175,7 @@ impl Body for Upload {
         if passed.progress() != before {
             passed.changed();
         }
-        polled.map(|frame| frame.map(|frame| frame.map(without_bad_trailers)))
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

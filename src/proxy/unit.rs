@@ -231,9 +231,13 @@ fn text(value: &HeaderValue) -> Option<Cow<'_, str>> {
 
 /// The first non-empty cookie of that name; reading crumb by crumb is the same as joining them first.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
-    let crumbs = headers.get_all(COOKIE).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
-    let pairs = crumbs.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('='));
-    let mut values = pairs.filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim());
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b';'));
+    // What is no text in one cookie is no reason to read no other one: which of them share a line depends on the protocol.
+    let mut values = pairs.filter_map(|pair| {
+        let (key, value) = pair.split_at_checked(memchr::memchr(b'=', pair)?)?;
+        let value = value.split_first().filter(|_| key.trim_ascii() == name.as_bytes())?.1;
+        std::str::from_utf8(value).ok().map(str::trim)
+    });
     values.find(|value| !value.is_empty()).map(Cow::Borrowed)
 }
 
@@ -362,6 +366,9 @@ mod tests {
         assert_eq!(cookie(&headers, "session").as_deref(), Some("x y"));
         assert_eq!(cookie(&headers, "b").as_deref(), Some("2"));
         assert_eq!(cookie(&headers, "ses"), None);
+        let joined = HeaderMap::from_iter([(COOKIE, HeaderValue::from_bytes(b"a=\xff; session=u").unwrap())]);
+        assert_eq!(cookie(&joined, "session").as_deref(), Some("u"), "as if it were a crumb of its own");
+        assert_eq!(cookie(&joined, "a"), None);
     }
 
     #[test]

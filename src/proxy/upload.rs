@@ -1,7 +1,6 @@
 //! A request body on its way to an HTTP/1 upstream: sized or chunked, written as it comes, never gathered.
 
 use super::fault::Fault;
-use super::head::may_trail;
 use super::link::Link;
 use super::replay::{Broken, Outgoing};
 use bytes::{Buf, Bytes};
@@ -144,7 +143,7 @@ impl Upload {
 /// The last chunk and the trailer section.
 fn end_chunks(outbox: &mut Vec<u8>, fields: Option<&HeaderMap>) {
     outbox.extend_from_slice(b"0\r\n");
-    for (name, value) in fields.into_iter().flatten().filter(|(name, _)| may_trail(name)) {
+    for (name, value) in fields.into_iter().flatten() {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             outbox.extend_from_slice(part);
         }

@@ -121,6 +121,27 @@ async fn a_trusted_peers_word_is_kept_and_its_address_added() {
 }
 
 #[tokio::test]
+async fn what_a_stranger_cannot_say_decides_nothing() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let tables = "[rollouts.chat.cohorts.beta]\nheader = \"x-real-ip: 6.6.6.6\"\n\
+                  [rollouts.by]\nunit = [\"header:x-forwarded-user\"]\nweight = \"100%\"\nstable = {}\ncanary = {}\n\
+                  [[routes]]\nname = \"port\"\nmatch = { headers = { x-forwarded-port = \"1\" } }\nrollouts = [\"chat\"]\n\
+                  [[routes]]\nname = \"all\"\nrollouts = [\"chat\", \"by\"]";
+    let fields = [("x-user-id", "u"), ("x-real-ip", "6.6.6.6"), ("x-forwarded-user", "u"), ("x-forwarded-port", "1")];
+    for (top, rollouts, origin) in [
+        ("", "chat=stable;reason=bucket, by=stable;reason=no_unit", &legacy),
+        (TRUSTED, "chat=canary;reason=cohort:beta", &new),
+    ] {
+        let weir = Weir::start(&Config::split(&legacy, &new).weight("0%").top(top).tables(tables)).await;
+        let arrived = seen(&weir, origin, &fields).await;
+        assert_eq!(arrived.all("x-weir-rollout"), [rollouts]);
+        let passed = fields[1..].iter().filter(|(name, _)| arrived.field(name).is_some()).count();
+        assert_eq!(passed, if top.is_empty() { 0 } else { 3 });
+        weir.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_trace_is_passed_on_or_started() {
     let origin = Origin::start("new").await;
     let weir = Weir::start(&Config::split(&origin, &origin)).await;

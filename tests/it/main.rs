@@ -31,6 +31,7 @@ mod fallback;
 mod faults;
 mod floods;
 mod framing;
+mod framing_cases;
 mod framing_h2;
 mod headers;
 mod health;

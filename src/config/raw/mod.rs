@@ -28,7 +28,7 @@ section! {
     Root {
         /// Folder of the state (SQLite): weights and switches set at run time, and the audit trail. Created if absent.
         state_dir: [optional] FilePath = "weir-state",
-        /// Peers (addresses or networks) whose `x-forwarded-*`, `forwarded` and `x-weir-*` headers are believed.
+        /// Peers (addresses or networks) whose `x-forwarded-*`, `forwarded`, `x-real-ip` and `x-weir-*` headers are believed.
         trusted_proxies: [optional] Vec<Spot<String>> = "[]",
         /// How long open requests may take to finish after SIGTERM.
         drain_timeout: [optional] Duration = "30s",

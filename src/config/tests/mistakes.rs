@@ -55,6 +55,17 @@ fn a_slip_in_a_rollouts_name_is_one_problem() {
 }
 
 #[test]
+fn requests_are_not_told_apart_by_headers_that_none_has() {
+    let what = "no request has a header \"x_user\", names with `_` are dropped | write \"x-user\", and have it sent so";
+    check(&BASE.replace("header:x-user-id", "header:x_user"), &[&format!("8:9 rollouts.chat.unit: {what}")]);
+    check_added(
+        "[rollouts.chat.cohorts.beta]\nheader = \"x_user: 1\"\n\
+         [[routes]]\nname = \"all\"\nmatch = { headers = { x_user = \"1\" } }\nrollouts = [\"chat\"]\n",
+        &[&format!("2:10 rollouts.chat.cohorts.beta.header: {what}"), &format!("5:23 routes[0].match.headers: {what}")],
+    );
+}
+
+#[test]
 fn paths_lead_somewhere() {
     for (text, found) in [("\"\"", "\"\""), (r#""a\u0000b""#, r#""a\0b""#)] {
         let expected = format!("1:13 state_dir: expected a path, found the text {found}");

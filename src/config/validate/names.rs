@@ -93,6 +93,18 @@ pub fn header_name(key: &str, text: &str, place: Place, context: &mut Context<'_
     name
 }
 
+/// The name of a header by which requests are told apart. One with `_` would never be seen, because no request keeps it.
+pub fn request_header(key: &str, text: &str, place: Place, context: &mut Context<'_, '_>) -> Option<HeaderName> {
+    let name = header_name(key, text, place, context)?;
+    if name.as_str().contains('_') {
+        let message = format!("{key}: no request has a header {}, names with `_` are dropped", quoted(text));
+        let help = format!("write \"{}\", and have it sent so", text.replace('_', "-"));
+        context.problems.error(place, message).with_help(help);
+        return None;
+    }
+    Some(name)
+}
+
 /// The value of a header. None after a problem.
 pub fn header_value(key: &str, text: &str, place: Place, context: &mut Context<'_, '_>) -> Option<HeaderValue> {
     let value = HeaderValue::from_str(text.trim()).ok();

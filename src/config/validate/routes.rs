@@ -7,7 +7,7 @@ use crate::config::raw;
 use crate::config::tree::{Place, quoted};
 use crate::rollout::Arm;
 use crate::snapshot::ROLLOUTS_PER_ROUTE_MAX;
-use http::Method;
+use http::{HeaderName, HeaderValue, Method};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -105,7 +105,7 @@ fn route(
         host: host(&key, matches, context),
         path_prefix: path_prefix(&key, matches, context),
         methods: methods(&key, matches, context),
-        headers: names::headers(&format!("{key}.match.headers"), matches.headers.as_ref(), context),
+        headers: headers(&key, matches, context),
         upstream: upstream.flatten(),
         rollouts: applied,
         websocket: route.websocket.as_ref().is_none_or(|websocket| websocket.value),
@@ -157,10 +157,20 @@ fn matches_everything(route: &RouteConfig) -> bool {
     route.host.is_none() && route.path_prefix.is_none() && route.methods.is_empty() && route.headers.is_empty()
 }
 
+fn headers(key: &str, matches: &raw::Match, context: &mut Context<'_, '_>) -> Vec<(HeaderName, HeaderValue)> {
+    let key = format!("{key}.match.headers");
+    for entry in matches.headers.iter().flat_map(|map| &map.value).filter(|entry| entry.name.contains('_')) {
+        names::request_header(&key, &entry.name, entry.place, context);
+    }
+    names::headers(&key, matches.headers.as_ref(), context)
+}
+
 fn host(key: &str, matches: &raw::Match, context: &mut Context<'_, '_>) -> Option<Arc<str>> {
     let spot = matches.host.as_ref()?;
     let host = spot.value.to_lowercase();
-    let name = host.strip_prefix("*.").unwrap_or(&host);
+    // With or without the dot at the end it is the same host.
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    let name = host.strip_prefix("*.").unwrap_or(host);
     let bracketed = name.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
     let address = bracketed.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok());
     if address || super::upstreams::is_host(name) {

@@ -52,7 +52,7 @@ fn header(key: &str, spot: &Spot<String>, context: &mut Context<'_, '_>) -> Opti
         return None;
     };
     let key = format!("{key}.header");
-    let name = names::header_name(&key, name.trim(), spot.place, context)?;
+    let name = names::request_header(&key, name.trim(), spot.place, context)?;
     let value = names::header_value(&key, value, spot.place, context)?;
     Some((Arc::from(name.as_str()), Arc::from(value.to_str().ok()?)))
 }

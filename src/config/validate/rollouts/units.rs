@@ -63,7 +63,7 @@ fn source(key: &str, spot: &Spot<String>, context: &mut Context<'_, '_>) -> Opti
     match kind {
         "client-ip" if !spot.value.contains(':') => return Some(UnitSource::ClientIp),
         "header" if !name.is_empty() => {
-            return names::header_name(key, name, spot.place, context).map(UnitSource::Header);
+            return names::request_header(key, name, spot.place, context).map(UnitSource::Header);
         }
         "cookie" if names::is_token(name) => return Some(UnitSource::Cookie(Arc::from(name))),
         "query" if !name.is_empty() => return Some(UnitSource::Query(Arc::from(name))),

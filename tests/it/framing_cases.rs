@@ -1,0 +1,463 @@
+//! More requests for `framing`, in lists whose members all meet the same fate.
+
+use crate::framing::Fate::{self, BrokenOff, Ends, Passes, Refused};
+
+/// Values of `Content-Length` that are none.
+const LENGTHS: &[&str] = &[
+    "9223372036854775808",
+    "9999999999999999999",
+    "99999999999999999999",
+    "340282366920938463463374607431768211461",
+    "00000000000000000000005",
+    "5,",
+    ",5",
+    "5;",
+    "5\t5",
+    "5_0",
+    "5e0",
+    "0b101",
+    "0o5",
+    "05h",
+    "0, 0",
+    "05, 5",
+    "5:5",
+    "(5)",
+    "5 # x",
+    "\u{ff15}",
+    "\u{665}",
+    "\u{a0}5",
+    "5\0",
+    "\r\n 5",
+    "5\r\nX: y\r\nCONTENT-LENGTH: 5",
+];
+
+/// Values of `Transfer-Encoding` that leave in doubt what follows.
+const CODINGS: &[&str] = &[
+    "cow",
+    "chunk",
+    "chunked\0",
+    "chunked\x0c",
+    "chunked\u{a0}",
+    "[chunked]",
+    "chunked chunked",
+    "chunked=1",
+    "chunked, gzip",
+    "chunked,chunked,identity",
+    "chunked\r\nTransfer-encoding: cow",
+    "cow\r\ntransfer-Encoding: chunked",
+    "\r\n\tchunked",
+    "chunked\r\nContent-Length: 99",
+    "chunked\r\nCONTENT-LENGTH:5",
+];
+
+/// First lines of chunks behind which nobody knows where the body ends.
+const CHUNKS: &[&str] = &[
+    "8000000000000000\r\nhello",
+    "fffffffffffffffb\r\nhello",
+    "100000000000000000000000000000005\r\nhello",
+    "00000000000000000005\r\nhello",
+    "5 5\r\nhello",
+    "5,\r\nhello",
+    "5=\r\nhello",
+    "5h\r\nhello",
+    "g\r\nhello",
+    "x5\r\nhello",
+    "5\x0b\r\nhello",
+    "5\x0c\r\nhello",
+    "5\u{a0}\r\nhello",
+    "\u{665}\r\nhello",
+    "\t5\r\nhello",
+    ";5\r\nhello",
+    "5\r\r\nhello",
+    "5\n\r\nhello",
+    "5\r\n\r\nhello",
+    "5;a=\"\r\"\r\nhello",
+    "5;a=\n\r\nhello",
+    "5\r\nhello0",
+    "5\r\nhello\r0",
+    "5\r\nhello\r\n-0",
+    "5\r\nhello\r\n0\n",
+    "5\r\nhello\r\n0\r",
+    "5\r\nhello\r\n0\r\n\n",
+    "5\r\nhello\r\n0\r\n\rX",
+];
+
+/// Trailers that are none.
+const WRONG_TRAILERS: &[&str] = &["x", ": 1", "x y: 1", "x : 1", " x: 1", "x: 1\r\n y", "x: a\0b", "\u{e9}: 1"];
+
+/// Trailers that mean something to whoever reads them as fields of the head.
+const TRAILERS: &[&str] = &[
+    "Authorization",
+    "Cache-Control",
+    "Connection",
+    "Content-Encoding",
+    "Content-Range",
+    "Content-Type",
+    "Content_Length",
+    "Date",
+    "Expect",
+    "Forwarded",
+    "HOST",
+    "HTTP2-Settings",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "Keep-Alive",
+    "Proxy-Authorization",
+    "Proxy-Connection",
+    "Range",
+    "Set-Cookie",
+    "TE",
+    "Traceparent",
+    "Tracestate",
+    "Trailer",
+    "Upgrade",
+    "X-Beta",
+    "X-Flag",
+    "X-Forwarded-Proto",
+    "X-Forwarded-User",
+    "X-Lane",
+    "X-Old",
+    "X-Real-IP",
+    "X-Request-ID",
+    "X-Team",
+    "X-User-ID",
+    "X-Weir-Force",
+    "X-Weir-Shadow",
+    "X_User_ID",
+];
+
+/// Fields that a stranger cannot say, or that end here.
+const FIELDS: &[&str] = &[
+    "Expect",
+    "Forwarded",
+    "HTTP2-Settings",
+    "Proxy-Authorization",
+    "TE",
+    "X-Forwarded-Client-Cert",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Proto",
+    "X-Forwarded-SSL",
+    "X-Forwarded-User",
+    "X-Real-IP",
+    "X-Weir-Force",
+    "X-Weir-Shadow",
+    "X_Real_IP",
+    "X_User_ID",
+];
+
+/// First lines that are refused with 400.
+const FIRST_LINES: &[&str] = &[
+    " /{n} HTTP/1.1",
+    "GET, /{n} HTTP/1.1",
+    "GET\0 /{n} HTTP/1.1",
+    "GET\x0b/{n} HTTP/1.1",
+    "G\u{c9}T /{n} HTTP/1.1",
+    "\u{feff}GET /{n} HTTP/1.1",
+    "\tGET /{n} HTTP/1.1",
+    "\0GET /{n} HTTP/1.1",
+    "\rGET /{n} HTTP/1.1",
+    "\nGET /{n} HTTP/1.1",
+    "\r\n\r\nGET /{n} HTTP/1.1",
+    "GET /{n} HTTP /1.1",
+    "GET /{n} HTTPS/1.1",
+    "GET /{n} ICY/1.1",
+    "GET /{n} hTTP/1.1",
+    "GET /{n}",
+    "GET HTTP/1.1",
+    "GET /{n}\tHTTP/1.1",
+    "GET /{n}\x0bx HTTP/1.1",
+    "GET /{n}\x1b HTTP/1.1",
+    "GET /{n}\u{a0} HTTP/1.2 HTTP/1.1",
+    "GET ?{n} HTTP/1.1",
+    "GET ? HTTP/1.1",
+    "GET \\{n} HTTP/1.1",
+    "GET **/{n} HTTP/1.1",
+    "GET *?{n} HTTP/1.1",
+    "POST * HTTP/1.1",
+    "OPTIONS ?{n} HTTP/1.1",
+    "OPTIONS ** HTTP/1.1",
+    "OPTIONS *?{n} HTTP/1.1",
+    "OPTIONS a.example HTTP/1.1",
+    "OPTIONS a.example:80 HTTP/1.1",
+    "OPTIONS a HTTP/1.1",
+    "OPTIONS http://a.example?{n} HTTP/1.1",
+    "GET http://a.example?{n} HTTP/1.1",
+    "GET http://a.example#{n} HTTP/1.1",
+    "GET http:/a.example/{n} HTTP/1.1",
+    "GET http:a.example/{n} HTTP/1.1",
+    "GET http://a.example\\@evil/{n} HTTP/1.1",
+    "GET http://a.example@evil/{n} HTTP/1.1",
+    "GET http://evil@a.example/{n} HTTP/1.1",
+    "GET http://a.example:80@evil/{n} HTTP/1.1",
+    "GET http://a.example:/{n} HTTP/1.1",
+    "GET http://a.example:80/{n} HTTP/1.1",
+    "GET http://a.example./{n} HTTP/1.1",
+    "GET http://a%2eexample/{n} HTTP/1.1",
+    "GET http://[::1]/{n} HTTP/1.1",
+    "GET ftp://a.example/{n} HTTP/1.1",
+    "GET ws://a.example/{n} HTTP/1.1",
+    "GET httpx://a.example/{n} HTTP/1.1",
+    "GET file:///{n} HTTP/1.1",
+    "GET javascript:{n} HTTP/1.1",
+    "GET a.example/{n} HTTP/1.1",
+];
+
+/// Versions that are not spoken.
+const VERSIONS: &[&str] = &[
+    "HTTP/",
+    "HTTP/1",
+    "HTTP/1.",
+    "HTTP/1.01",
+    "HTTP/1.10",
+    "HTTP/01.1",
+    "HTTP/1.1.1",
+    "HTTP/11",
+    "HTTP/1,1",
+    "HTTP/3",
+    "HTTP/1.1\r",
+    "HTTP/1.1\t",
+];
+
+/// Methods that are none of weir's, in whatever case, and others that somebody might read without regard to it.
+const METHODS: &[&str] = &["trace", "Trace", "TRACK", "track", "connect", "Connect", "get", "Get", "head", "post"];
+
+/// Methods that pass as they are.
+const OTHER_METHODS: &[&str] = &["DELETE", "OPTIONS", "PATCH", "PROPFIND", "M-SEARCH", "QUERY", "GETT", "TRACER"];
+
+/// Lines that are no fields.
+const WRONG_FIELDS: &[&str] = &[
+    "X\tY: a",
+    "X@Y: a",
+    "X,Y: a",
+    "X;Y: a",
+    "X=Y: a",
+    "X/Y: a",
+    "X[0]: a",
+    "{X}: a",
+    "\"X\": a",
+    "X\\: a",
+    "X\x7f: a",
+    "X\u{e9}: a",
+    "\t: a",
+    "\tX: a",
+    "X: \x01",
+    "X: \x08",
+    "X: \x0b",
+    "X: \x0c",
+    "X: \x1b",
+    "X: a\r\r",
+    "X: a\n",
+    "X\r: a",
+    "X: a\r\n\r: b",
+    "=",
+    "?",
+];
+
+/// Targets that pass as they are.
+const TARGETS: &[&str] =
+    &["/%2e%2e/{n}", "/{n}%00", "/{n}%0d%0aevil:%20x", "/{n};a=b", "//{n}", "/{n}?a=/../b?c", "/\u{e9}/{n}"];
+
+/// What no `Host` may be.
+const HOSTS: &[&str] = &[
+    ".",
+    "..",
+    ".a.example",
+    "a..example",
+    "a.example..",
+    "a.example:65536",
+    "a.example: 80",
+    "a.example:+80",
+    "a.example:-1",
+    "a.example:0x50",
+    "a.example:80,",
+    "a.example:80:",
+    "a,b",
+    "a;b",
+    "a=b",
+    "a'b",
+    "a&b",
+    "a+b",
+    "a$b",
+    "(a)",
+    "a!b",
+    "a*b",
+    "*",
+    "a%2eexample",
+    "%61.example",
+    "a.example%00",
+    "%",
+    "[]",
+    "[::1]x",
+    "[::1]]",
+    "[[::1]]",
+    "[::1]:evil",
+    "[::1]:65536",
+    "[fe80::1%25eth0]",
+    "[v1.x]",
+    "[127.0.0.1]",
+    "[a.example]",
+    "::1",
+    "::",
+    "a.example#",
+    "a.example\\",
+    "\"a.example\"",
+    "<a>",
+    "a|b",
+    "a^b",
+    "{a}",
+    "`a`",
+    "@a.example",
+    "a@",
+    "a:b@c",
+    "a.example//",
+    "a\0b",
+    "a\tb",
+    "a.example\r\n b",
+];
+
+/// What a `Host` may be.
+const GOOD_HOSTS: &[&str] = &[
+    "A.Example",
+    "a.example.",
+    "a.example:",
+    "a.example:0",
+    "a.example:65535",
+    "[::1]",
+    "[::1]:80",
+    "[::ffff:127.0.0.1]",
+    "1.2.3.4",
+    "a-b_c~d",
+    "xn--bcher-kva.example",
+];
+
+/// What `Connection` may not take away.
+const STRIPPED: &[&str] = &[
+    "x-user-id",
+    "X-USER-ID",
+    "close, x-user-id",
+    "keep-alive,x-user-id",
+    ", ,x-user-id",
+    "a\r\nConnection: x-user-id",
+    "x-team",
+    "x-beta",
+    "x-lane",
+    "X-Lane ",
+    "idempotency-key",
+    "content-type",
+    "content-encoding",
+    "expect",
+    "range",
+    "cache-control",
+    "date",
+    "forwarded",
+    "if-match",
+    "If-None-Match",
+    "traceparent",
+    "tracestate",
+    "x-request-id",
+    "x-real-ip",
+    "x-forwarded-proto",
+    "x-forwarded-anything",
+    "x-weir-shadow",
+    "upgrade, x-user-id",
+];
+
+/// What it says without taking anything away.
+const OPTIONS: &[&str] =
+    &["", ",", "close-not", "\"x-user-id\"", "x-user-id;q=1", "connection", "upgrade", "te", "x-user-id2"];
+
+/// Fields that decide something, beside which no second one may stand.
+const DOUBLED: &[&str] = &["x-user-id", "X-User-ID", "x-team", "x-beta", "x-lane", "authorization"];
+
+/// Those that have a word for themselves.
+const SINGLE: &[(&str, Fate)] = &[
+    ("{p}CONTENT-LENGTH:0000000000000000005\r\n\r\nhello", Passes("content-length: 5\r\n", "0005")),
+    ("{g}Content-Length: 5\r\n\r\nhello", Passes("content-length: 5\r\n", "chunked")),
+    (
+        "{p}X-Content-Length: 6\r\nContent-Length: 5\r\nContent-Encoding: chunked\r\n\r\nhello",
+        Passes("hello", "transfer"),
+    ),
+    ("{p}Content-Length 5\r\n\r\nhello", Refused(400)),
+    ("{p}Content-Length\0: 5\r\n\r\nhello", Refused(400)),
+    ("{p}Transfer-Encoding;chunked\r\n\r\n0\r\n\r\n", Refused(400)),
+    ("{p}Transfer-Encoding: deflate , chunked\r\n\r\n0\r\n\r\n", Refused(501)),
+    ("{p}Transfer-Encoding:chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", Passes("encoding: chunked\r\n", "content-length")),
+    ("{g}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", Passes("encoding: chunked\r\n", "content-length")),
+    ("{g}X-Transfer-Encoding: gzip\r\nTE: chunked\r\n\r\n", Passes("GET", "\r\nte:")),
+    ("POST /{n} HTTP/1.0\r\n{h}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", Refused(400)),
+    ("POST /{n} HTTP/1.0\r\n{h}Content-Length: 5\r\n\r\nhello", Ends("content-length: 5\r\n", "HTTP/1.0")),
+    ("POST /{n} HTTP/1.0\r\n{h}Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello", Ends("hello", "xpect")),
+    ("{p}Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello", Passes("hello", "xpect")),
+    ("{c}1\r\nh\r\n4\r\nello\r\n00\r\n\r\n", Passes("hello", "evil")),
+    ("{c}A\r\n0123456789\r\n0 \t\r\n\r\n", Passes("0123456789", "evil")),
+    ("{c}5\t;\r\nhello\r\n0;evil\r\n\r\n", Passes("hello", "evil")),
+    ("{c}5;a=\"x\r\nhello\r\n0;evil=\"\r\n\r\n", Passes("hello", "evil")),
+    ("{c}0;evil\r\n\r\n", Passes("POST", "evil")),
+    ("PRI * HTTP/2.0\r\n{h}\r\n", Refused(505)),
+    ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Refused(505)),
+    ("OPTIONS * HTTP/1.1\r\nX-Case: {n}\r\n{h}\r\n", Passes("case", "evil")),
+    ("GET HTTP://a.example/{n} HTTP/1.1\r\n{h}\r\n", Passes("GET /", "//")),
+    ("GET https://a.example/{n} HTTP/1.1\r\n{h}\r\n", Passes("x-forwarded-proto: http\r\n", "https")),
+    ("GET http://a.example/{n} HTTP/1.1\r\nx-user-id: u\r\n\r\n", Refused(400)),
+    ("GET http://a.example/{n} HTTP/1.0\r\nx-user-id: u\r\n\r\n", Ends("host: a.example\r\n", "http://")),
+    ("GET http://evil/{n} HTTP/1.0\r\n{h}\r\n", Refused(400)),
+    ("GET /{n} HTTP/1.0\r\nHost: a.example\r\nHost: a.example\r\n\r\n", Refused(400)),
+    ("GET /{n} HTTP/1.0\r\nHost:\r\n\r\n", Refused(400)),
+    ("GET /{n} HTTP/1.0\r\nx-user-id: u\r\n\r\n", Ends("host: 127.0.0.1:", "x-forwarded-host")),
+    ("GET /{n} HTTP/1.0\r\n{h}\r\n", Ends("GET", "HTTP/1.0")),
+    ("GET /{n} HTTP/1.0\r\n{h}Connection: keep-alive\r\n\r\n", Passes("GET", "keep-alive")),
+    ("{g}Connection: close\r\n\r\n", Ends("GET", "close")),
+    ("{g}Connection: x, CLOSE\r\n\r\n", Ends("GET", "CLOSE")),
+    ("{g}Connection: keep-alive, close\r\n\r\n", Ends("GET", "close")),
+    ("{p}Connection: close\r\nContent-Length: 5\r\n\r\nhello", Ends("hello", "close")),
+    ("{g}Proxy-Connection: close\r\n\r\n", Passes("GET", "close")),
+    ("{g}Host : a.example\r\n\r\n", Refused(400)),
+    ("GET /{n} HTTP/1.1\r\nHOST:a.example\t\r\n\r\n", Passes("host: a.example\r\n", "\t")),
+    ("GET /{n} HTTP/1.1\r\n\tHost: a.example\r\n\r\n", Refused(400)),
+    ("GET /{n} HTTP/1.1\r\nHost: a.example\r\n\thost: evil\r\n\r\n", Refused(400)),
+    ("{g}X: \u{e9}\r\nX:\r\nX:a:b\r\n\r\n", Passes("x: \u{e9}\r\nx: \r\nx: a:b\r\n", "evil")),
+    ("{p}Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello", Passes("hello", "h2c")),
+    ("{p}Upgrade: websocket\r\nContent-Length: 5\r\n\r\nhello", Refused(400)),
+    ("{g}Upgrade: foo, WebSocket\r\nContent-Length: 5\r\n\r\nhello", Refused(400)),
+    ("{g}Connection: upgrade\r\nUpgrade: foo/2\r\n\r\n", Passes("GET", "foo")),
+    ("POST /{n} HTTP/1.1\r\n{h}Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", Passes("POST", "websocket")),
+    ("GET /{n} HTTP/1.0\r\n{h}Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", Ends("GET", "websocket")),
+];
+
+/// All of them. `{g}`, `{p}` and `{c}` begin requests that have the usual fields, the last one with a body in chunks.
+pub fn more() -> Vec<(String, Fate)> {
+    let all = |list: &[&str], fate: Fate, pattern: &str| {
+        list.iter().map(|item| (pattern.replace("{i}", item), fate)).collect::<Vec<_>>()
+    };
+    let trailing = "{c}5\r\nhello\r\n0\r\n{i}\r\n\r\n";
+    let mut cases = [
+        all(LENGTHS, Refused(400), "{p}Content-Length: {i}\r\n\r\nhello"),
+        all(CODINGS, Refused(400), "{p}Transfer-Encoding: {i}\r\n\r\n0\r\n\r\n"),
+        all(CHUNKS, BrokenOff, "{c}{i}\r\n0\r\n\r\n"),
+        all(WRONG_TRAILERS, BrokenOff, trailing),
+        all(TRAILERS, Passes("x-sum: 7\r\n", "evil"), &trailing.replace("{i}", "{i}: evil\r\nx-sum: 7")),
+        all(FIELDS, Passes("GET", "evil"), "{g}{i}: evil\r\n\r\n"),
+        all(FIRST_LINES, Refused(400), "{i}\r\n{h}\r\n"),
+        all(VERSIONS, Refused(505), "GET /{n} {i}\r\n{h}\r\n"),
+        all(METHODS, Refused(405), "{i} /{n} HTTP/1.1\r\n{h}\r\n"),
+        all(&["CONNECT", "TRACE", "connect"], Refused(405), "{i} a.example:80 HTTP/1.1\r\n{h}\r\n"),
+        all(WRONG_FIELDS, Refused(400), "{g}{i}\r\n\r\n"),
+        all(HOSTS, Refused(400), "GET /{n} HTTP/1.1\r\nx-user-id: u\r\nHost: {i}\r\n\r\n"),
+        all(STRIPPED, Refused(400), "{g}Connection: {i}\r\n\r\n"),
+        all(OPTIONS, Passes("x-user-id: u\r\n", "evil"), "{g}Connection: {i}\r\n\r\n"),
+        all(DOUBLED, Refused(400), "{g}{i}: u\r\n{i}: u\r\n\r\n"),
+    ]
+    .concat();
+    let passing = |list: &[&'static str], pattern: &str, has_not: &'static str| {
+        list.iter().map(|item| (pattern.replace("{i}", item), Passes(item, has_not))).collect::<Vec<_>>()
+    };
+    cases.extend(passing(OTHER_METHODS, "{i} /{n} HTTP/1.1\r\n{h}\r\n", "evil"));
+    cases.extend(passing(TARGETS, "GET {i} HTTP/1.1\r\n{h}\r\n", "\r\nevil"));
+    cases.extend(passing(GOOD_HOSTS, "GET /{n} HTTP/1.1\r\nx-user-id: u\r\nHost: {i}\r\n\r\n", "evil"));
+    cases.extend(SINGLE.iter().map(|(text, fate)| ((*text).to_owned(), *fate)));
+    cases
+}
