@@ -72,7 +72,8 @@ fn describe(chart: &Chart<'_>) -> String {
         let last = values.last()?;
         let (least, most) =
             values.iter().fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(*value), most.max(*value)));
-        let text = |value: f64| chart.unit.text(value, (most / 100.0).max(1e-4));
+        let step = if most > 0.0 { (most / 100.0).max(1e-4) } else { 1.0 };
+        let text = |value: f64| chart.unit.text(value, step);
         Some(format!("{}: from {} to {}, last {}", line.name, text(least), text(most), text(*last)))
     };
     let lines: Vec<String> = chart.lines.iter().filter_map(line).collect();

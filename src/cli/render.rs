@@ -76,13 +76,24 @@ impl Table {
         self
     }
 
-    /// The lines, each with a newline; columns are two spaces apart.
-    pub fn print(&self, paint: Paint) -> String {
+    /// How wide each column is.
+    fn widths(&self) -> Vec<usize> {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|(_, cell)| cell.chars().count()).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..self.left.len()).map(width).collect();
+        (0..self.left.len()).map(width).collect()
+    }
+
+    /// How many characters of a line come before its last column.
+    pub fn last_column(&self) -> usize {
+        let widths = self.widths();
+        widths.iter().take(widths.len().saturating_sub(1)).map(|width| width + 2).sum()
+    }
+
+    /// The lines, each with a newline; columns are two spaces apart.
+    pub fn print(&self, paint: Paint) -> String {
+        let widths = self.widths();
         let mut text = String::new();
         for row in &self.rows {
             let mut line = String::new();

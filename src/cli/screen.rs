@@ -134,29 +134,59 @@ pub fn frame(text: &str, columns: usize, rows: usize) -> String {
     drawn + "\x1b[J"
 }
 
-/// The first `columns` characters of a line; colours take no room and end with the line.
+/// The first `columns` characters of a line, the last of them `…` where more would have come: half a number must not look like
+/// one. Colours take no room and end with the line.
 pub fn cut(line: &str, columns: usize) -> String {
-    let (mut text, mut left, mut rest) = (String::new(), columns, line.chars());
-    let mut painted = false;
-    while let Some(c) = rest.next() {
-        if c == '\x1b' {
-            painted = true;
-            text.push(c);
-            // Ours are all of the form ESC [ digits m.
-            for c in rest.by_ref() {
-                text.push(c);
-                if c == 'm' {
-                    break;
-                }
+    let mut pieces: Vec<&str> = Vec::new();
+    let (mut used, mut painted) = (0, false);
+    for piece in pieces_of(line.trim_end()) {
+        let wide = room(piece);
+        painted |= wide == 0;
+        if used + wide > columns {
+            if let Some(last) = pieces.iter_mut().rev().find(|piece| room(piece) > 0) {
+                *last = "…";
             }
-        } else if left == 0 {
-            return if painted { text + "\x1b[0m" } else { text };
-        } else {
-            left -= 1;
-            text.push(c);
+            return pieces.concat() + if painted { "\x1b[0m" } else { "" };
         }
+        used += wide;
+        pieces.push(piece);
+    }
+    pieces.concat()
+}
+
+/// A line over as many as its words need at that width, those behind the first one indented. Colours take no room.
+pub fn fold(line: &str, columns: usize) -> String {
+    let (mut text, mut used) = (String::new(), 0);
+    for (number, word) in line.split(' ').enumerate() {
+        let wide: usize = pieces_of(word).map(room).sum();
+        if used > 0 && used + 1 + wide > columns {
+            text.truncate(text.trim_end().len());
+            text.push_str("\n  ");
+            used = 2;
+        } else if number > 0 {
+            text.push(' ');
+            used += 1;
+        }
+        text.push_str(word);
+        used += wide;
     }
     text
+}
+
+/// Characters and colours, one by one. Ours are all of the form ESC [ digits m.
+fn pieces_of(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        let first = rest.chars().next()?;
+        let length = if first == '\x1b' { rest.find('m').map_or(rest.len(), |end| end + 1) } else { first.len_utf8() };
+        let (piece, behind) = rest.split_at(length);
+        rest = behind;
+        Some(piece)
+    })
+}
+
+fn room(piece: &str) -> usize {
+    usize::from(!piece.starts_with('\x1b'))
 }
 
 #[cfg(test)]
@@ -183,17 +213,27 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_at_the_width_and_its_colour_ends_there() {
-        assert_eq!(cut("rollout", 4), "roll");
+        assert_eq!(cut("rollout", 4), "rol…");
         assert_eq!(cut("rollout", 7), "rollout");
-        assert_eq!(cut("\x1b[31mkilled\x1b[0m now", 4), "\x1b[31mkill\x1b[0m");
+        assert_eq!(cut("\x1b[31mkilled\x1b[0m now", 4), "\x1b[31mkil…\x1b[0m");
+        assert_eq!(cut("\x1b[31mkilled\x1b[0m now", 6), "\x1b[31mkille…\x1b[0m\x1b[0m");
+        assert_eq!(cut("killed   ", 6), "killed", "nothing is lost");
         assert_eq!(cut("\x1b[31mkilled\x1b[0m", 6), "\x1b[31mkilled\x1b[0m");
-        assert_eq!(cut("▁▂▃▄", 2), "▁▂");
+        assert_eq!(cut("▁▂▃▄", 2), "▁…");
         assert_eq!(cut("a", 0), "");
     }
 
     #[test]
+    fn words_go_on_in_the_next_line_and_colours_take_no_room() {
+        assert_eq!(fold("stage ten runs", 9), "stage ten\n  runs");
+        assert_eq!(fold("\x1b[31mstage\x1b[0m  ten runs", 9), "\x1b[31mstage\x1b[0m\n  ten\n  runs");
+        assert_eq!(fold("a-word-that-fits-nowhere", 4), "a-word-that-fits-nowhere");
+        assert_eq!(fold("  far in", 6), "  far\n  in");
+    }
+
+    #[test]
     fn a_frame_is_drawn_over_the_last_one_and_never_scrolls() {
-        assert_eq!(frame("one\ntwo\n", 2, 10), "\x1b[Hon\x1b[K\r\ntw\x1b[K\r\n\x1b[J");
+        assert_eq!(frame("one\ntwo\n", 2, 10), "\x1b[Ho…\x1b[K\r\nt…\x1b[K\r\n\x1b[J");
         let frame = frame("one\ntwo\nthree\nfour\n", 80, 4);
         assert_eq!(
             frame,

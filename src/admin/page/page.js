@@ -125,7 +125,7 @@ async function readHistory() {
     page.historyError = `The history cannot be read: ${error.message}`;
   }
   // Whether answers are compared is not known before it is asked; without a comparison weir says so.
-  if (page.rollouts.get(name)?.shadow?.share_ppm > 0 && page.compared !== `not ${name}`) {
+  if (page.rollouts.get(name)?.shadow && page.compared !== `not ${name}`) {
     try {
       page.diff = await ask(`${path}/diff?samples=1000`);
     } catch (error) {

@@ -193,11 +193,11 @@ function cohorts(page, rollout) {
     const off = !one.enabled ? "off in the config" : one.killed ? "switched off" : one.exclude ? "kept off the canary" : "on";
     const act = one.killed ? "revive" : "kill";
     const button = page.role === "operate" && one.enabled && !one.exclude
-      && h("button", { type: "button", id: `cohort-${act}-${one.name}`, "data-act": act, "data-cohort": one.name }, one.killed ? "Switch on" : "Switch off");
+      && h("button", { type: "button", id: `cohort-${act}-${one.name}`, "data-act": act, "data-cohort": one.name, "aria-label": `Switch ${one.killed ? "on" : "off"} ${one.name}` }, one.killed ? "Switch on" : "Switch off");
     return h("tr", {}, h("th", { scope: "row" }, one.name), h("td", { "data-label": "Switch" }, h("span", { class: `chip ${one.killed ? "bad" : one.enabled && !one.exclude ? "good" : "quiet"}` }, off)),
-      h("td", { "data-label": "Members", class: "number" }, count(one.units)), h("td", { class: "act" }, button));
+      h("td", { "data-label": "Listed units", class: "number" }, count(one.units)), h("td", { class: "act" }, button));
   };
-  return section("Cohorts", table("Cohorts", ["Cohort", "Switch", "#Members", ""], rollout.cohorts.map(row)));
+  return section("Cohorts", table("Cohorts", ["Cohort", "Switch", "#Listed units", "Actions"], rollout.cohorts.map(row)));
 }
 
 function shadow(page, rollout) {
@@ -206,16 +206,29 @@ function shadow(page, rollout) {
   const skipped = Object.entries(shadow.skipped).filter(([, times]) => times > 0);
   const facts = [["Share of stable's units", share(shadow.share_ppm)], ["Copies per second", rps(shadow.rps)], ["Copies, last minute", count(shadow.requests)], ["Errors of copies", rate(shadow.error_rate)], ["p95 of copies", ms(shadow.p95_ms)]];
   const diff = page.diff?.rollout === rollout.name ? page.diff : null;
-  const example = (one) => h("li", {}, h("code", {}, `${one.method} ${one.path}`), h("span", { class: "dim" }, ` ${moment(one.time)} UTC`),
-    h("ul", {}, one.differences.slice(0, 3).map((told) => h("li", {}, h("code", {}, told.path), " ", h("span", { class: "stable" }, told.stable), " → ", h("span", { class: "canary" }, told.canary)))));
   return section("Shadow",
     h("dl", { class: "facts" }, facts.map(([term, text]) => h("div", {}, h("dt", {}, term), h("dd", {}, text)))),
     skipped.length > 0 && h("p", { class: "dim" }, `Not copied since weir started: ${skipped.map(([reason, times]) => `${words(reason)} ${count(times)}`).join(", ")}.`),
-    diff && [
-      h("h3", {}, "Answers compared"),
-      h("p", {}, h("span", { class: `chip ${diff.verdict === "pass" ? "good" : diff.verdict === "fail" ? "bad" : "warn"}` }, words(diff.verdict)), ` ${diff.reason}. ${count(diff.samples)} samples, ${rate(diff.rate)} differ with noise taken off, ${rate(diff.max_diff_rate)} may.`),
-      diff.examples.length === 0 ? h("p", { class: "dim" }, "No answer differed.") : h("ul", { class: "examples" }, diff.examples.slice(0, 5).map(example)),
-    ]);
+    diff && compared(diff));
+}
+
+function compared(diff) {
+  const tones = { pass: "good", ok: "good", fail: "bad", noise: "quiet" };
+  const from = (told) => [h("span", { class: "stable" }, told.stable), " → ", h("span", { class: "canary" }, told.canary)];
+  const field = (one) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, one.path)), h("td", { "data-label": "Verdict" }, h("span", { class: `chip ${tones[one.verdict] ?? "warn"}` }, words(one.verdict))),
+    h("td", { "data-label": "Differ", class: "number" }, rate(one.rate)), h("td", { "data-label": "Noise", class: "number" }, rate(one.noise_rate)), h("td", { class: "why", "data-label": "Furthest apart" }, one.outlier && h("span", {}, from(one.outlier))));
+  // A place in a list is that of any.
+  const noise = new Set(diff.fields.filter((one) => one.verdict === "noise").map((one) => one.path));
+  const telling = (one) => ({ ...one, differences: one.differences.filter((told) => !noise.has(told.path.replace(/\/\d+(?=\/|$)/g, "/*"))) });
+  const examples = diff.examples.map(telling).filter((one) => one.differences.length > 0);
+  const example = (one) => h("li", {}, h("code", {}, `${one.method} ${one.path}`), h("span", { class: "dim" }, ` ${moment(one.time)} UTC`),
+    h("ul", {}, one.differences.slice(0, 3).map((told) => h("li", {}, h("code", {}, told.path), " ", from(told)))));
+  return [
+    h("h3", {}, "Answers compared"),
+    h("p", {}, h("span", { class: `chip ${tones[diff.verdict] ?? "warn"}` }, words(diff.verdict)), ` ${diff.reason}.`),
+    diff.fields.length > 0 && table("Fields that differ", ["Field", "Verdict", "#Differ", "#Noise", "Furthest apart"], diff.fields.slice(0, 8).map(field)),
+    examples.length === 0 ? h("p", { class: "dim" }, "No answer differed by more than noise lately.") : h("ul", { class: "examples" }, examples.slice(0, 5).map(example)),
+  ];
 }
 
 function trail(page, rollout) {

@@ -152,7 +152,10 @@ fn share(out: &mut Vec<Block>, review: &Review) {
         text::weight(review.weight_ppm.into())
     );
     if review.fallbacks > 0 {
-        said.push_str(&format!(" Stable answered {} requests that the canary failed.", text::count(review.fallbacks)));
+        said.push_str(&format!(
+            " Requests that the canary failed and stable answered: {}.",
+            text::count(review.fallbacks)
+        ));
     }
     if review.diverted > 0 {
         said.push_str(&format!(" The breaker kept {} requests from the canary.", text::count(review.diverted)));

@@ -291,7 +291,7 @@ mod tests {
         let frame = view().frame(80, 40, Paint::default()).replace("\x1b[K\r\n", "\n");
         let expected = "\x1b[H weir demo   weight 25%   the new upstream is failing   the last 5s
  running at 25%
- 
+
             stable                          canary
  share       75.0% ███████████████           25.0% █████
  rps         300.0                           100.0

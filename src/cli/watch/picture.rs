@@ -5,6 +5,7 @@ use crate::admin::health::Upstreams;
 use crate::admin::view::{Arm, Event, Rollout};
 use crate::cli::contact::Away;
 use crate::cli::render::{self, Paint, Table, Tone};
+use crate::cli::screen::fold;
 use crate::cli::{events, plan, stages, status, upstreams};
 use crate::clock::Wall;
 use crate::rollout::course::span_text;
@@ -47,7 +48,7 @@ impl Picture {
         text.push_str(&format!("{}\n", paint.tone(Tone::Red, &away)));
         match self.rollouts.as_slice() {
             [only] => text.push_str(&self.detail(only, columns, paint)),
-            many => text.push_str(&overview(many, paint)),
+            many => text.push_str(&overview(many, columns, paint)),
         }
         if let Some(upstreams) = &self.upstreams {
             text.push_str(&upstreams::table(upstreams, paint));
@@ -63,8 +64,8 @@ impl Picture {
     }
 
     fn detail(&self, rollout: &Rollout, columns: usize, paint: Paint) -> String {
-        let mut text = format!("{}\n{}\n", status::headline(rollout, paint), plan::stands(rollout));
-        text.extend(plan::note(rollout));
+        let lines = [status::headline(rollout, paint), plan::stands(rollout)].into_iter().chain(plan::note(rollout));
+        let mut text: String = lines.map(|line| fold(line.trim_end(), columns) + "\n").collect();
         if let Some(scale) = status::rehearsal(rollout) {
             text.push_str(&format!("{}\n", paint.tone(Tone::Yellow, &scale)));
         }
@@ -150,32 +151,56 @@ fn bar(served_s: f64, min_duration_s: f64) -> String {
     "━".repeat(done) + &"─".repeat(BAR.saturating_sub(done))
 }
 
-/// One line a rollout.
-fn overview(rollouts: &[Rollout], paint: Paint) -> String {
+/// One line a rollout; where that does not fit, the numbers below the name.
+fn overview(rollouts: &[Rollout], columns: usize, paint: Paint) -> String {
     if rollouts.is_empty() {
         return "no rollouts: every request goes where its route says\n".to_owned();
     }
     let mut table = Table::new("<<>>>><");
     table.head(["rollout", "state", "weight", "rps", "errors", "p95", "now"]);
     for rollout in rollouts {
-        let (stable, canary) = (&rollout.arms.stable, &rollout.arms.canary);
-        let both = |show: &dyn Fn(&Arm) -> String| format!("{} | {}", show(stable), show(canary));
         let (tone, state) = status::standing(rollout);
+        let [rps, errors, p95] = pairs(rollout);
         table.tones([
             (Tone::Bold, rollout.name.clone()),
             (tone, state),
             (Tone::Plain, render::share(rollout.weight_ppm)),
-            (Tone::Plain, both(&|arm| render::frequency(arm.rps))),
-            (status::blame(stable, canary), both(&|arm| render::rate(arm.error_rate))),
-            (Tone::Plain, both(&|arm| render::latency(arm.p95_ms))),
+            rps,
+            errors,
+            p95,
             (Tone::Plain, plan::stands(rollout)),
         ]);
     }
-    let mut text = format!("{}{}\n", table.print(paint), paint.tone(Tone::Dim, "pairs are stable | canary"));
+    let rows = match table.last_column() + NOW_MIN <= columns {
+        true => table.print(paint),
+        false => rollouts.iter().map(|rollout| narrow(rollout, columns, paint)).collect(),
+    };
+    let mut text = format!("{rows}{}\n", paint.tone(Tone::Dim, "pairs are stable | canary"));
     if let Some(scale) = rollouts.first().and_then(status::rehearsal) {
         text.push_str(&format!("{}\n", paint.tone(Tone::Yellow, &scale)));
     }
     text
+}
+
+fn narrow(rollout: &Rollout, columns: usize, paint: Paint) -> String {
+    let numbers = ["rps", "errors", "p95"].iter().zip(pairs(rollout));
+    // One that does not fit goes on in the next line as a whole.
+    let numbers: Vec<String> = numbers
+        .map(|(name, (tone, pair))| paint.tone(tone, &format!("{name} {pair}").replace(' ', NO_BREAK)))
+        .collect();
+    let lines = [status::headline(rollout, paint), format!("  {}", numbers.join("  "))];
+    lines.map(|line| fold(&line, columns).replace(NO_BREAK, " ") + "\n").concat()
+}
+
+/// Requests per second, errors and latency of both arms.
+fn pairs(rollout: &Rollout) -> [(Tone, String); 3] {
+    let (stable, canary) = (&rollout.arms.stable, &rollout.arms.canary);
+    let both = |show: &dyn Fn(&Arm) -> String| format!("{} | {}", show(stable), show(canary));
+    [
+        (Tone::Plain, both(&|arm| render::frequency(arm.rps))),
+        (status::blame(stable, canary), both(&|arm| render::rate(arm.error_rate))),
+        (Tone::Plain, both(&|arm| render::latency(arm.p95_ms))),
+    ]
 }
 
 /// How long ago that was: `3m ago`. What cannot be read is shown as it is.
@@ -195,6 +220,10 @@ fn ago(at: Wall, now: Wall) -> String {
     }
 }
 
+/// Characters of how a rollout stands that say anything.
+const NOW_MIN: usize = 6;
+/// Between words that stay together.
+const NO_BREAK: &str = "\u{a0}";
 /// Columns that names and numbers take.
 const BESIDE_CURVES: usize = 36;
 /// Narrower curves say nothing.

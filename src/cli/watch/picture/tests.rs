@@ -63,7 +63,8 @@ fn one_rollout_is_shown_with_all_that_decides() {
     let expected = "weir status chat   12:26:40 UTC   the last 1m   q ends
 
 chat  running  weight 10%
-stage ten (2 of 3) at 10%; 22h to serve, then the next stage begins if its gate passes
+stage ten (2 of 3) at 10%; 22h to serve, then the next
+  stage begins if its gate passes
 + team 0%  > ten 10% ──────── 2h of 24h    full 100%
 
             stable  50s          canary  50s
@@ -150,6 +151,12 @@ objects  running     10%  90.0 | 10.0  0.00% | 1.00%  12.0 ms | 24.0 ms  stage t
 pairs are stable | canary
 ";
     assert_eq!(picture.text(NOW, 80, Paint::default()), expected);
+    let narrow = picture.text(NOW, 40, Paint::default());
+    let expected = "chat  running  weight 10%
+  rps 90.0 | 10.0  errors 0.00% | 1.00%
+  p95 12.0 ms | 24.0 ms
+objects ";
+    assert!(narrow.contains(expected), "{narrow}");
     assert!(Picture::of(None).text(NOW, 80, Paint::default()).contains("no rollouts"));
 }
 
