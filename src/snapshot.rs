@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub ruled: HashSet<HeaderName>,
     /// Who may force an arm.
     pub force: Force,
+    /// The tokens of the admin address: of who may act, and of who may only look.
+    pub tokens: [Option<Secret>; 2],
     /// The limits of the data plane; every connection keeps those that it began under.
     pub limits: Arc<Limits>,
     /// Which requests the access log keeps.

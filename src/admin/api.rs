@@ -58,10 +58,10 @@ pub fn router(handle: Handle, auth: Auth, feed: Feed) -> Router {
                 .route("/api/v1/cohorts/{rollout}/{cohort}/users", post(cohort_users))
                 .layer(DefaultBodyLimit::max(USERS_BYTES_MAX)),
         )
-        .merge(page::routes(auth.clone()))
+        .merge(page::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(auth, guard))
+        .layer(from_fn_with_state((auth, handle.clone()), guard))
         .layer(from_fn(shelter))
         .with_state(handle)
 }
@@ -264,14 +264,16 @@ async fn no_such_method(method: Method, uri: Uri) -> Failure {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for `{}`", path.escape_debug()))
 }
 
-/// Lets in whom `Auth` lets in.
-async fn guard(State(auth): State<Auth>, request: Request, next: Next) -> Response {
+/// Lets in whom `Auth` lets in, by the tokens of the config in force.
+async fn guard(State((auth, handle)): State<(Auth, Handle)>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    let auth = auth.with_tokens(handle.published.load().tokens.clone());
     match auth.check(&parts) {
         Err(failure) => return failure.into_response(),
         Ok(role) => {
             parts.extensions.insert(MayKnow(role.is_some()));
             parts.extensions.insert(role.unwrap_or(Role::Read));
+            parts.extensions.insert(auth);
         }
     }
     next.run(Request::from_parts(parts, body)).await

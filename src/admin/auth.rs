@@ -2,7 +2,7 @@
 //!
 //! Three guards, because an open loopback port is reachable by every page in a browser on the same machine: the bearer
 //! token where one is set, the Host header against DNS rebinding, and the Origin header against posts from other sites.
-//! It reads no file; tokens are handed in.
+//! It reads no file; tokens are handed in, and those that count are the ones of the snapshot in force.
 
 use super::failure::Failure;
 use super::page::is_page;
@@ -38,30 +38,26 @@ pub struct Auth {
     token: Option<Secret>,
     /// Another token, with which one may look.
     read_token: Option<Secret>,
-    /// Whether only loopback names are let in: where a browser could come in without a token.
-    own_names_only: bool,
+    /// Whether a browser could come in: then without a token only loopback names are let in.
+    is_tcp: bool,
 }
 
 impl Auth {
     /// For a unix socket, whose file mode already says who may connect. A token is asked for if there is one.
     pub fn unix(token: Option<Secret>) -> Auth {
-        Auth { token, read_token: None, own_names_only: false }
+        Auth { token, read_token: None, is_tcp: false }
     }
 
     /// For a TCP address. None if it can be reached from elsewhere and there is no token: such a server must not start.
     pub fn tcp(address: SocketAddr, token: Option<Secret>) -> Option<Auth> {
-        let own_names_only = token.is_none();
-        (token.is_some() || address.ip().to_canonical().is_loopback()).then_some(Auth {
-            token,
-            read_token: None,
-            own_names_only,
-        })
+        let may_start = token.is_some() || address.ip().to_canonical().is_loopback();
+        may_start.then_some(Auth { token, read_token: None, is_tcp: true })
     }
 
-    /// The same rule, and whoever has this token may look.
+    /// The same rule with other tokens: of who may act, and of who may only look.
     #[must_use]
-    pub fn with_reader(self, read_token: Option<Secret>) -> Auth {
-        Auth { read_token, ..self }
+    pub fn with_tokens(self, [token, read_token]: [Option<Secret>; 2]) -> Auth {
+        Auth { token, read_token, ..self }
     }
 
     /// Lets a request in, or says why not. Only the probes and the page, which holds no data, need no token: who asks without
@@ -105,7 +101,7 @@ impl Auth {
     }
 
     fn check_host(&self, request: &Parts) -> Result<(), Failure> {
-        if !self.own_names_only {
+        if !self.is_tcp || self.token.is_some() {
             return Ok(());
         }
         let named = request.headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or(""));
@@ -218,8 +214,7 @@ mod tests {
     #[test]
     fn who_may_look_may_not_act() {
         let secret = |text: &str| Some(Secret(text.as_bytes().into()));
-        let auth = Auth::tcp("0.0.0.0:9900".parse().unwrap(), secret("operate-operate-")).unwrap();
-        let auth = auth.with_reader(secret("read-read-read-r"));
+        let auth = loopback().with_tokens([secret("operate-operate-"), secret("read-read-read-r")]);
         let with = |method: Method, token: &str| {
             status(&auth, method, "/api/v1/rollouts/chat/kill", &[("authorization", &format!("Bearer {token}"))])
         };
@@ -231,7 +226,8 @@ mod tests {
             assert_eq!(status(&auth, Method::POST, open, &[]), 401, "{open}");
         }
         assert_eq!(auth.role(&request(Method::GET, "/", &[])), None);
-        assert_eq!(loopback().with_reader(secret("x")).role(&request(Method::GET, "/", &[])), Some(Role::Operate));
+        let reader_alone = loopback().with_tokens([None, secret("x")]);
+        assert_eq!(reader_alone.role(&request(Method::GET, "/", &[])), Some(Role::Operate));
     }
 
     #[test]

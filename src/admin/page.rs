@@ -33,9 +33,9 @@ const FILES: [File; 11] = [
 const SESSION: &str = "/page/session";
 
 /// Its paths.
-pub fn routes<S: Clone + Send + Sync + 'static>(auth: Auth) -> Router<S> {
+pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let files = FILES.iter().fold(Router::new(), |router, (path, _, _)| router.route(path, get(file)));
-    files.route(SESSION, get(session).layer(Extension(auth)))
+    files.route(SESSION, get(session))
 }
 
 /// Whether that is one of its paths, which a browser asks for before it could send a token.

@@ -8,7 +8,6 @@ use crate::config::{self, UserFiles};
 use crate::control::{self, Handle, Start};
 use crate::rollout::assign::Switches;
 use crate::rollout::scale::TimeScale;
-use crate::snapshot::Secret;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use http_body_util::BodyExt;
@@ -38,6 +37,10 @@ header = "x-beta: 1"
 cookie = "beta=1"
 "#;
 
+/// Of who may act, and of who may look.
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const READ_TOKEN: &str = "fedcba9876543210fedcba9876543210";
+
 /// A control plane on files of its own; the folder goes with it.
 struct Site {
     handle: Handle,
@@ -50,11 +53,18 @@ impl Site {
         Site::with("")
     }
 
+    /// One that asks for tokens.
+    fn guarded() -> Site {
+        Site::with("[admin]\naddress = \"127.0.0.1:9900\"\ntoken_file = \"act\"\nread_token_file = \"look\"\n")
+    }
+
     /// One whose config has these tables too.
     fn with(tables: &str) -> Site {
         let folder = tempfile::tempdir().unwrap();
         let config_path = folder.path().join("weir.toml");
-        std::fs::write(&config_path, format!("{SPLIT}{tables}")).unwrap();
+        for (file, text) in [("weir.toml", &*format!("{SPLIT}{tables}")), ("act", TOKEN), ("look", READ_TOKEN)] {
+            std::fs::write(folder.path().join(file), text).unwrap();
+        }
         let mut users = UserFiles::default();
         let loaded = config::load(&config_path, &[], &mut users).unwrap();
         let (clock, environment) = (Clock::system(), Vec::new());
@@ -194,15 +204,16 @@ async fn bodies_have_a_size_that_fits_their_path() {
 
 #[tokio::test]
 async fn a_token_guards_everything_but_the_probes() {
-    let site = Site::new();
-    let auth =
-        || Auth::tcp("0.0.0.0:9900".parse().unwrap(), Some(Secret(b"0123456789abcdef".as_slice().into()))).unwrap();
-    let asked = async |path: &str, headers: &[(&str, &str)]| site.send(auth(), "GET", path, headers, "").await;
+    let site = Site::guarded();
+    let asked = async |path: &str, headers: &[(&str, &str)]| site.send(open(), "GET", path, headers, "").await;
     assert_eq!(asked("/healthz", &[]).await.text, "ok\n");
     let refused = asked("/flags?unit=a", &[]).await;
     assert_eq!((refused.status, refused.headers["www-authenticate"].as_bytes()), (401, &b"Bearer realm=\"weir\""[..]));
     assert_eq!(asked("/nothing", &[]).await.status, 401);
-    assert_eq!(asked("/flags?unit=a", &[("authorization", "Bearer 0123456789abcdef")]).await.status, 200);
+    assert_eq!(
+        asked("/flags?unit=a", &[("authorization", "Bearer 0123456789abcdef0123456789abcdef")]).await.status,
+        200
+    );
 }
 
 #[tokio::test]

@@ -353,7 +353,6 @@ impl Admin {
             }
             .map_err(StartError::Admin)?
         };
-        let auth = auth.with_reader(config.read_token.clone());
         let label = match (&config.address, listener.address()) {
             (AdminAddress::Unix(path), _) => format!("unix:{}", path.display()),
             (AdminAddress::Tcp(address), real) => format!("http://{}", real.unwrap_or(*address)),

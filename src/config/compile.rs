@@ -42,6 +42,7 @@ pub fn compile(config: &Config, live: &Live, registry: &mut Registry, latches: &
         decisive: decisive(config),
         ruled: ruled(config),
         force: Force { secret: config.force.secret.clone(), trusted: config.force.trusted.clone() },
+        tokens: config.admin.as_ref().map(|admin| [admin.token.clone(), admin.read_token.clone()]).unwrap_or_default(),
         limits: Arc::new(config.limits.clone()),
         access_log: config.access_log.keep,
         counts: registry.counts(),

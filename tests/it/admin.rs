@@ -1,9 +1,11 @@
 //! The admin API and what survives a restart: who may speak, what commands answer, the audit trail, drains.
 
 use crate::harness::raw::call;
+use crate::harness::wait::eventually;
 use crate::harness::weir::folder;
 use crate::harness::{Client, Config, Gate, Origin, RawClient, Reply, Weir, soon};
 use serde_json::json;
+use std::sync::Arc;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -120,6 +122,44 @@ async fn with_a_token_file_nothing_but_health_is_told_to_strangers() {
             assert_eq!(call(weir.admin, "GET", target, &fields, b"").await.status, 200, "{target}");
         }
     }
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_are_exchanged_by_a_reload_and_the_old_ones_are_worth_nothing() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let folder = folder();
+    let write = |file: &str, token: &str| std::fs::write(folder.path().join(file), token).expect("the folder is ours");
+    let [old, old_reader, fresh, fresh_reader] = ["0a", "1b", "2c", "3d"].map(|digits| digits.repeat(32));
+    write("act", &old);
+    write("look", &old_reader);
+    let config = Config::split(&legacy, &new).admin("token_file = \"act\"\nread_token_file = \"look\"");
+    let weir = Weir::start_in(Arc::clone(&folder), &config).await;
+    let (host, address) = (weir.admin.to_string(), weir.admin);
+    let ask = async |method: &str, target: &str, token: &str| {
+        let bearer = format!("Bearer {token}");
+        call(address, method, target, &[("host", &host), ("authorization", &bearer)], b"{}").await.status
+    };
+    // To look and to act, with either token.
+    let may = async |token: &str, reader: &str| {
+        let act = "/api/v1/rollouts/chat/kill";
+        [
+            ask("GET", "/metrics", token).await,
+            ask("POST", act, token).await,
+            ask("GET", "/metrics", reader).await,
+            ask("POST", act, reader).await,
+        ]
+    };
+    assert_eq!(may(&old, &old_reader).await, [200, 200, 200, 403]);
+    // One that is too weak changes nothing.
+    write("act", "short");
+    assert_eq!(ask("POST", "/api/v1/reload", &old).await, 409);
+    assert_eq!(may(&old, &old_reader).await, [200, 200, 200, 403]);
+    write("act", &fresh);
+    write("look", &fresh_reader);
+    eventually("the new tokens", async || (ask("GET", "/metrics", &fresh_reader).await == 200).then_some(())).await;
+    assert_eq!(may(&fresh, &fresh_reader).await, [200, 200, 200, 403]);
+    assert_eq!(may(&old, &old_reader).await, [401; 4]);
     weir.stop().await;
 }
 

@@ -3,12 +3,6 @@
 use super::*;
 
 const FILES: [&str; 4] = ["/", "/page/page.css", "/page/page.js", "/page/icon.svg"];
-const TOKEN: &str = "0123456789abcdef";
-
-fn guarded() -> Auth {
-    let secret = |text: &str| Some(Secret(text.as_bytes().into()));
-    Auth::tcp("0.0.0.0:9900".parse().unwrap(), secret(TOKEN)).unwrap().with_reader(secret("fedcba9876543210"))
-}
 
 #[tokio::test]
 async fn its_files_come_with_a_policy_that_lets_nothing_else_in() {
@@ -35,22 +29,22 @@ async fn its_files_come_with_a_policy_that_lets_nothing_else_in() {
 
 #[tokio::test]
 async fn a_browser_gets_the_page_without_a_token_and_nothing_else() {
-    let site = Site::new();
+    let site = Site::guarded();
     for path in FILES {
-        assert_eq!(site.send(guarded(), "GET", path, &[], "").await.status, 200, "{path}");
+        assert_eq!(site.send(open(), "GET", path, &[], "").await.status, 200, "{path}");
     }
     for path in ["/api/v1/rollouts", "/api/v1/stream", "/api/v1/rollouts/chat/history", "/metrics", "/page/nothing.js"]
     {
-        assert_eq!(site.send(guarded(), "GET", path, &[], "").await.status, 401, "{path}");
+        assert_eq!(site.send(open(), "GET", path, &[], "").await.status, 401, "{path}");
     }
     let session = async |authorization: &str| {
-        site.send(guarded(), "GET", "/page/session", &[("authorization", authorization)], "").await.json()
+        site.send(open(), "GET", "/page/session", &[("authorization", authorization)], "").await.json()
     };
     assert_eq!(session("").await, json!({ "role": null, "token": true }));
     assert_eq!(session("Bearer wrong").await, json!({ "role": null, "token": true }));
-    assert_eq!(session("Bearer 0123456789abcdef").await, json!({ "role": "operate", "token": true }));
-    assert_eq!(session("Bearer fedcba9876543210").await, json!({ "role": "read", "token": true }));
-    assert_eq!(site.get("/page/session").await.json(), json!({ "role": "operate", "token": false }));
+    assert_eq!(session("Bearer 0123456789abcdef0123456789abcdef").await, json!({ "role": "operate", "token": true }));
+    assert_eq!(session("Bearer fedcba9876543210fedcba9876543210").await, json!({ "role": "read", "token": true }));
+    assert_eq!(Site::new().get("/page/session").await.json(), json!({ "role": "operate", "token": false }));
 }
 
 #[tokio::test]
@@ -65,14 +59,19 @@ async fn a_name_that_is_not_weirs_gets_nothing_of_it() {
 
 #[tokio::test]
 async fn every_action_wants_the_own_page_json_and_the_role() {
-    let site = Site::new();
-    let (json, token) = (("content-type", "application/json"), ("authorization", "Bearer 0123456789abcdef"));
+    let site = Site::guarded();
+    let (json, token) =
+        (("content-type", "application/json"), ("authorization", "Bearer 0123456789abcdef0123456789abcdef"));
     let own = ("origin", "http://127.0.0.1:9900");
     for act in ["pause", "resume", "promote", "rollback", "approve", "weight", "kill", "revive"] {
         let path = format!("/api/v1/rollouts/chat/{act}");
-        let status = async |headers: &[(&str, &str)]| site.send(guarded(), "POST", &path, headers, "{}").await.status;
+        let status = async |headers: &[(&str, &str)]| site.send(open(), "POST", &path, headers, "{}").await.status;
         assert_eq!(status(&[own, json]).await, 401, "{act}");
-        assert_eq!(status(&[own, json, ("authorization", "Bearer fedcba9876543210")]).await, 403, "{act}");
+        assert_eq!(
+            status(&[own, json, ("authorization", "Bearer fedcba9876543210fedcba9876543210")]).await,
+            403,
+            "{act}"
+        );
         assert_eq!(status(&[("origin", "http://evil.example"), json, token]).await, 403, "{act}");
         assert_eq!(status(&[("sec-fetch-site", "cross-site"), json, token]).await, 403, "{act}");
         assert_eq!(status(&[own, ("content-type", "text/plain"), token]).await, 415, "{act}");
