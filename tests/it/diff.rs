@@ -12,7 +12,8 @@ pub const DIFFS: &str = "weir_shadow_diffs_total";
 /// Everybody is on stable, mirrored and compared, with these further keys of the comparison.
 pub fn compared(legacy: &Origin, new: &Origin, keys: &str) -> Config {
     let diff = format!("diff = {{ share = \"100%\", {keys} }}");
-    Config::split(legacy, new).weight("0%").rollout(&format!("shadow = {{ share = \"100%\", {diff} }}"))
+    let shadow = format!("shadow = {{ share = \"100%\", timeout = \"10m\", {diff} }}");
+    Config::split(legacy, new).patient().weight("0%").rollout(&shadow)
 }
 
 /// JSON in which `<n>` is another number for every answer.
@@ -75,7 +76,7 @@ async fn a_number_that_drifts_fails_and_is_shown_with_both_values() {
     let example = &view["examples"][0];
     assert_eq!((&example["method"], &example["path"]), (&"GET".into(), &"/items".into()), "without the query");
 
-    let (code, out, err) = run(&weir, "diff chat --samples 30 --timeout 5s").await;
+    let (code, out, err) = run(&weir, "diff chat --samples 30 --timeout 10m").await;
     assert_eq!(code, 1, "{out}{err}");
     for part in ["chat: fail: 30 of 30 samples differ", "/items/*/price", "1000", "994"] {
         assert!(out.contains(part), "{part}: {out}");
@@ -114,7 +115,7 @@ async fn answers_that_say_the_same_pass_whatever_their_order_and_their_noise() {
     ask(&weir, 40).await;
     counted(&weir, "noise_different", 40).await;
     counted(&weir, "different", 40).await;
-    let (code, out, err) = run(&weir, "diff chat --samples 40 --timeout 5s").await;
+    let (code, out, err) = run(&weir, "diff chat --samples 40 --timeout 10m").await;
     assert_eq!(code, 0, "{out}{err}");
     let (code, out, _) = run(&weir, "diff chat --samples 41 --timeout 100ms -o json").await;
     let view: Value = serde_json::from_str(&out).expect("JSON");
@@ -133,7 +134,7 @@ async fn each_rollout_of_a_route_compares_the_answers_to_its_own_copies() {
     // One is another service, the other a flag to the same one.
     let banner = "[rollouts.banner]\nunit = [\"header:x-user-id\"]\nweight = \"0%\"\n\
                   stable = {}\ncanary = { set_headers = { x-banner = \"on\" } }\n\
-                  shadow = { share = \"100%\", diff = { share = \"100%\" } }\n\
+                  shadow = { share = \"100%\", timeout = \"10m\", diff = { share = \"100%\" } }\n\
                   [[routes]]\nname = \"all\"\nrollouts = [\"chat\", \"banner\"]";
     let weir = Weir::start(&compared(&legacy, &new, "").tables(banner)).await;
     ask(&weir, 20).await;

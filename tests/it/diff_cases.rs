@@ -299,8 +299,9 @@ async fn until(weir: &Weir, what: &str, wanted: impl Fn(&Value) -> bool) -> Valu
 /// Everybody is on stable, by a plan whose first stage is left when answers are the same.
 fn planned(legacy: &Origin, new: &Origin) -> Config {
     Config::split(legacy, new)
+        .patient()
         .weight("100%")
-        .rollout("shadow = { share = \"100%\", diff = { share = \"100%\", noise = \"0%\" } }")
+        .rollout("shadow = { share = \"100%\", timeout = \"10m\", diff = { share = \"100%\", noise = \"0%\" } }")
         .tables(
             "[[rollouts.chat.stages]]\nname = \"shadow\"\nweight = \"0%\"\n\
              gates = [{ when = \"shadow.diff_rate < 0.5%\", min_requests = 50 }]\n\
@@ -363,8 +364,9 @@ async fn an_answer_that_breaks_off_and_one_for_which_there_is_no_room_are_no_sam
     let body = || Reply::body(Content::Fill { bytes: 200 * 1024, sized: true });
     legacy.script(move |_| body());
     new.script(move |_| body());
-    let keys = "max_memory = \"300KiB\", diff = { share = \"100%\", noise = \"0%\" }";
-    let config = Config::split(&legacy, &new).weight("0%").rollout(&format!("shadow = {{ share = \"100%\", {keys} }}"));
+    let keys = "timeout = \"10m\", max_memory = \"300KiB\", diff = { share = \"100%\", noise = \"0%\" }";
+    let config = Config::split(&legacy, &new).patient();
+    let config = config.weight("0%").rollout(&format!("shadow = {{ share = \"100%\", {keys} }}"));
     let weir = Weir::start(&config).await;
     for number in 1..=3 {
         ask(&weir, 1).await;

@@ -16,9 +16,10 @@ const COPIES: &str = "weir_shadow_requests_total";
 const CHAT: &str = "/api/v1/rollouts/chat";
 const KIB: usize = 1024;
 
-/// Everybody is on stable and mirrored, with these further keys of the shadow.
+/// Everybody is on stable and mirrored, with these further keys of the shadow; no copy ends by its time unless they say so.
 pub fn mirrored(config: Config, keys: &str) -> Config {
-    config.weight("0%").rollout(&format!("shadow = {{ share = \"100%\", {keys} }}"))
+    let patience = if keys.contains("timeout") { "" } else { "timeout = \"10m\", " };
+    config.patient().weight("0%").rollout(&format!("shadow = {{ share = \"100%\", {patience}{keys} }}"))
 }
 
 /// Weir between two origins.
@@ -46,6 +47,12 @@ impl Pair {
     /// The copies with that outcome, once there are so many.
     pub async fn counted(&self, outcome: &str, count: u64) -> Metrics {
         counted(&self.weir, outcome, count).await
+    }
+
+    /// Once copies take no memory: what is counted as broken off may be given back a moment later.
+    pub async fn gave_back(&self) {
+        let is_free = |metrics: &Metrics| metrics.count("weir_shadow_memory_bytes", &[]) == 0;
+        self.weir.metrics_until("all memory given back", is_free).await;
     }
 
     /// The copy that arrived as number `number`, with its whole body.
@@ -97,7 +104,8 @@ async fn only_copies(weir: &Weir, requests: u64) {
 
 #[tokio::test]
 async fn exactly_the_units_that_come_next_are_mirrored_with_their_whole_sessions() {
-    let config = |config: Config| config.weight("30%").rollout("shadow = { share = \"50%\" }");
+    let shadow = "shadow = { share = \"50%\", timeout = \"10m\" }";
+    let config = |config: Config| config.patient().weight("30%").rollout(shadow);
     let pair = Pair::start(config).await;
     let mut client = Client::http1(pair.weir.address).await;
     let mut all_copies = 0;
@@ -245,11 +253,23 @@ fn trickle() -> Reply {
 async fn whatever_becomes_of_a_copy_clients_see_nothing_of_it() {
     let held = Gate::closed();
     let breaker = "breaker = { consecutive_errors = 1, min_units = 1 }";
-    let config = |config| mirrored(config, "timeout = \"1s\"").rollout(breaker).workers(1);
-    let pair = Pair::start(config).await;
+    // Short of time are those alone that are to run out of it.
+    for (keys, is_late) in [("timeout = \"200ms\"", true), ("", false)] {
+        let pair = Pair::start(|config| mirrored(config, keys).rollout(breaker).workers(1)).await;
+        let sick = sick(&held).into_iter().filter(|(_, _, outcome)| (*outcome == "timeout") == is_late);
+        unnoticed(&pair, sick.map(|(_, reply, outcome)| (reply, outcome))).await;
+        if !is_late {
+            stale(&pair).await;
+        }
+        pair.weir.stop().await;
+    }
+}
+
+/// Copies come to this, and clients see nothing of it.
+async fn unnoticed(pair: &Pair, sick: impl Iterator<Item = (Script, &'static str)>) {
     let mut counts = std::collections::BTreeMap::<&str, u64>::new();
     let mut requests = 0;
-    for (_, reply, outcome) in sick(&held) {
+    for (reply, outcome) in sick {
         pair.new.script(move |_| reply());
         // The second one meets whatever the first has left behind.
         for _ in 0..2 {
@@ -267,13 +287,15 @@ async fn whatever_becomes_of_a_copy_clients_see_nothing_of_it() {
     let failures = counts.iter().filter(|(outcome, _)| !matches!(**outcome, "2xx" | "4xx"));
     let errors: u64 = failures.map(|(_, count)| count).sum();
     assert_eq!((&shadow["requests"], &shadow["errors"]), (&json!(copies), &json!(errors)));
-    // The last one has left a connection. If that is closed under a copy after it was idle for a second, nobody knows whose
-    // fault it was.
+}
+
+/// The last one has left a connection. If that is closed under a copy after it was idle for a second, nobody knows whose fault
+/// it was.
+async fn stale(pair: &Pair) {
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     pair.new.script(|_| Reply::Raw(vec![Step::Close]));
     pair.served("GET", &[], "").await;
     pair.counted("stale", 1).await;
-    pair.weir.stop().await;
 }
 
 #[tokio::test]
@@ -438,7 +460,7 @@ async fn copies_of_a_trusted_weir_are_counted_apart_and_blame_nobody() {
 async fn a_long_answer_is_read_to_its_end_and_its_connection_used_again() {
     const BYTES: u64 = 900 * 1024;
     let long = || Content::Fill { bytes: BYTES, sized: true };
-    let pair = Pair::start(|config| mirrored(config, "timeout = \"10m\"").workers(1)).await;
+    let pair = Pair::start(|config| mirrored(config, "").workers(1)).await;
     pair.legacy.script(move |_| Reply::body(long()));
     let mut client = Client::http1(pair.weir.address).await;
     // The last time several take turns.
@@ -462,7 +484,7 @@ async fn a_long_answer_is_read_to_its_end_and_its_connection_used_again() {
 
 #[tokio::test]
 async fn an_answer_that_is_far_longer_than_what_clients_get_is_not_read_to_its_end() {
-    let pair = Pair::start(|config| mirrored(config, "timeout = \"10m\"").workers(1)).await;
+    let pair = Pair::start(|config| mirrored(config, "").workers(1)).await;
     pair.new.script(|_| Reply::body(Content::Fill { bytes: 900 * 1024, sized: true }));
     for number in 1..=3 {
         pair.served("GET", &[], "").await;
@@ -491,7 +513,10 @@ async fn a_killed_rollout_mirrors_nothing_and_a_forced_request_is_not_copied() {
 async fn a_drain_cancels_copies_and_waits_for_requests_alone() {
     let own = Gate::closed();
     let held = own.clone();
-    let mut pair = Pair::start(|config| mirrored(config, "timeout = \"10m\"")).await;
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let config = mirrored(Config::split(&legacy, &new), "").to_string();
+    let weir = Weir::start(&config.replacen("drain_timeout = \"5s\"", "drain_timeout = \"10m\"", 1)).await;
+    let mut pair = Pair { legacy, new, weir };
     let paused = move || Content::Paused { first: "half".into(), gate: held.clone(), last: "half".into() };
     pair.legacy.script(move |_| Reply::body(paused()));
     pair.new.script(|_| trickle());
@@ -512,7 +537,7 @@ const PLAN: &str = "
 name = \"shadow\"
 weight = \"0%\"
 shadow = \"100%\"
-gates = [{ when = \"shadow.error_rate <= 0%\", min_requests = 20 }, { when = \"shadow.p95 < 20s\", min_requests = 20 }]
+gates = [{ when = \"shadow.error_rate <= 0%\", min_requests = 20 }, { when = \"shadow.p95 < 600s\", min_requests = 20 }]
 
 [[rollouts.chat.stages]]
 name = \"live\"
@@ -520,7 +545,8 @@ weight = \"100%\"
 ";
 
 async fn planned(legacy: &Origin, new: &Origin) -> Weir {
-    Weir::start(&Config::split(legacy, new).weight("100%").rollout("shadow = { share = \"0%\" }").tables(PLAN)).await
+    let shadow = "shadow = { share = \"0%\", timeout = \"10m\" }";
+    Weir::start(&Config::split(legacy, new).patient().weight("100%").rollout(shadow).tables(PLAN)).await
 }
 
 async fn gates(weir: &Weir) -> (Value, Vec<String>) {

@@ -74,6 +74,11 @@ impl Config {
         self
     }
 
+    /// With limits that a slow machine does not reach, for tests in which nothing is to end by its time.
+    pub fn patient(self) -> Config {
+        self.upstreams("connect_timeout = \"1m\"\nresponse_timeout = \"10m\"")
+    }
+
     /// With these keys of `[admin]`.
     pub fn admin(mut self, lines: &str) -> Config {
         append(&mut self.admin, lines);
