@@ -1,7 +1,7 @@
 //! A request as any upstream may be asked with it: the client's words, and on whose behalf weir passes them on.
 
 use super::conn::Client;
-use super::headers::{Asks, Ids, Rewrite, Shown, Why};
+use super::headers::{Ids, Rewrite, Shown, Why};
 use super::present::Present;
 use crate::rollout::Arm;
 use crate::rollout::assign::Decision;
@@ -56,13 +56,8 @@ impl<'a> Asked<'a> {
         role: Role<'a>,
     ) -> Rewrite<'a> {
         let Asked { parts, present, client, ids, host, trusted, websocket } = *self;
-        let (asks, copy) = match role {
-            Role::Primary => (Asks::Primary, None),
-            Role::Fallback => (Asks::Fallback, None),
-            Role::Copy { keep, .. } => (Asks::Copy, Some(keep)),
-        };
         let arms = Arms { snapshot, route, decisions, role };
-        Rewrite { parts, present, websocket, client, trusted, host, ids, arms, asks, copy }
+        Rewrite { parts, present, websocket, client, trusted, host, ids, arms }
     }
 }
 
@@ -72,7 +67,8 @@ pub struct Arms<'a> {
     snapshot: &'a Snapshot,
     route: &'a Route,
     decisions: &'a [Decision],
-    role: Role<'a>,
+    /// As what it is asked.
+    pub role: Role<'a>,
 }
 
 impl<'a> Arms<'a> {

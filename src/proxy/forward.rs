@@ -139,8 +139,7 @@ fn write_head(out: &mut Vec<u8>, rewrite: &Rewrite<'_>, lease: &Lease, length: O
     for part in [rewrite.parts.method.as_str(), " ", target, " HTTP/1.1\r\nhost: "] {
         out.extend_from_slice(part.as_bytes());
     }
-    let host = if rewrite.host.is_empty() { &lease.endpoint().authority } else { rewrite.host };
-    out.extend_from_slice(host.as_bytes());
+    out.extend_from_slice(rewrite.host(lease.endpoint()).as_bytes());
     out.extend_from_slice(b"\r\n");
     match length {
         None => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),

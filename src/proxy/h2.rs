@@ -122,10 +122,9 @@ enum Room {
 }
 
 fn prepare(way: &Way<'_>, lease: &Lease, rewrite: &Rewrite<'_>, body: Upload) -> Option<Request<Upload>> {
-    let host = if rewrite.host.is_empty() { &lease.endpoint().authority } else { rewrite.host };
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(if way.upstream.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
-    uri.authority = Some(Authority::try_from(host).ok()?);
+    uri.authority = Some(Authority::try_from(rewrite.host(lease.endpoint())).ok()?);
     uri.path_and_query = Some(rewrite.parts.uri.path_and_query()?.clone());
     let mut headers = HeaderMap::with_capacity(rewrite.parts.headers.len().saturating_add(8));
     rewrite.write(&mut headers);

@@ -4,14 +4,14 @@
 //! is trusted, cookie crumbs are joined, a trace is passed on or started. What else a client cannot say has gone before it was
 //! routed (`present`). The rules write into a `Sink`, so the HTTP/1 leg needs no header map of its own.
 
-use super::asked::Arms;
+use super::asked::{Arms, Role};
 use super::conn::Client;
 use super::head::{concerns_connection, stays_here};
 use super::present::Present;
 use super::shadow::SHADOW;
 use crate::rollout::Arm;
 use crate::rollout::assign::{Reason, Split};
-use crate::snapshot::ArmRoute;
+use crate::snapshot::{ArmRoute, Endpoint};
 use crate::spans::SpanId;
 use arrayvec::ArrayVec;
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, TE};
@@ -137,13 +137,13 @@ impl Ids {
         self.sampled = false;
     }
 
-    fn write_traceparent(&self, asks: Asks, out: &mut Vec<u8>) {
+    fn write_traceparent(&self, role: Role<'_>, out: &mut Vec<u8>) {
         // The span that asks: our own if we tell of it, else the caller's; of a new trace the first one, the half of the random
         // bits that may not be all zero by chance of 2^-64.
-        let own = self.own.as_ref().map(|own| match asks {
-            Asks::Primary => own.primary,
-            Asks::Fallback => own.fallback,
-            Asks::Copy => own.request,
+        let own = self.own.as_ref().map(|own| match role {
+            Role::Primary => own.primary,
+            Role::Fallback => own.fallback,
+            Role::Copy { .. } => own.request,
         });
         match (&self.parent, own) {
             (Some(parent), None) => out.extend_from_slice(parent.as_bytes()),
@@ -176,23 +176,8 @@ pub struct Rewrite<'a> {
     pub host: &'a str,
     /// Its ids.
     pub ids: &'a Ids,
-    /// The arms that the upstream stands for.
+    /// The arms that the upstream stands for, and as what it is asked.
     pub arms: Arms<'a>,
-    /// In whose name it is asked.
-    pub asks: Asks,
-    /// Set for a copy, whose answer no client gets: the headers it keeps although they identify somebody.
-    pub copy: Option<&'a [HeaderName]>,
-}
-
-/// As what an upstream is asked, for the trace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
-    /// For the client's answer.
-    Primary,
-    /// For that answer in the canary's place.
-    Fallback,
-    /// For an answer that no client gets.
-    Copy,
 }
 
 /// A decision as the upstream is told of it.
@@ -218,6 +203,11 @@ pub enum Why {
 }
 
 impl Rewrite<'_> {
+    /// The authority that is asked for: the client's, or the endpoint's if it named none.
+    pub fn host<'b>(&'b self, endpoint: &'b Endpoint) -> &'b str {
+        if self.host.is_empty() { &endpoint.authority } else { self.host }
+    }
+
     /// Writes all fields but `host`, `content-length` and `transfer-encoding`, which belong to the protocol's leg.
     pub fn write(&self, sink: &mut impl Sink) {
         let headers = &self.parts.headers;
@@ -248,11 +238,11 @@ impl Rewrite<'_> {
         }
         self.write_forwarded(sink);
         self.write_rollouts(sink);
-        if self.copy.is_some() {
+        if matches!(self.arms.role, Role::Copy { .. }) {
             sink.field(SHADOW.as_str(), |out| out.push(b'1'));
         }
         sink.field(REQUEST_ID.as_str(), |out| out.extend_from_slice(self.ids.request()));
-        sink.field(TRACEPARENT.as_str(), |out| self.ids.write_traceparent(self.asks, out));
+        sink.field(TRACEPARENT.as_str(), |out| self.ids.write_traceparent(self.arms.role, out));
         for (name, value) in self.arms.each().flat_map(|(_, arm)| &arm.set_headers) {
             sink.field(name.as_str(), |out| out.extend_from_slice(value.as_bytes()));
         }
@@ -266,7 +256,10 @@ impl Rewrite<'_> {
 
     /// Whether a copy goes without that header, because it identifies somebody.
     fn is_withheld(&self, name: &HeaderName) -> bool {
-        self.copy.is_some_and(|keep| (*name == AUTHORIZATION || *name == COOKIE) && !keep.contains(name))
+        match self.arms.role {
+            Role::Copy { keep, .. } => (*name == AUTHORIZATION || *name == COOKIE) && !keep.contains(name),
+            Role::Primary | Role::Fallback => false,
+        }
     }
 
     /// `x-forwarded-for`, `-proto`, `-host` and `forwarded`: the peer's word if it is trusted, then our own.
@@ -524,20 +517,20 @@ mod tests {
         Ids::of(&headers, Present::of(&headers), 0x0123_4567_89ab_cdef_0011_2233_4455_6677)
     }
 
-    fn passed(ids: &Ids, asks: Asks) -> String {
+    fn passed(ids: &Ids, role: Role<'_>) -> String {
         let mut out = Vec::new();
-        ids.write_traceparent(asks, &mut out);
+        ids.write_traceparent(role, &mut out);
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn a_trace_goes_on_as_it_came_or_begins_anew() {
-        assert_eq!(passed(&ids(&[("traceparent", PARENT)]), Asks::Primary), PARENT);
+        assert_eq!(passed(&ids(&[("traceparent", PARENT)]), Role::Primary), PARENT);
         let anew = "00-0123456789abcdef0011223344556677-0011223344556677-01";
-        assert_eq!(passed(&ids(&[]), Asks::Primary), anew);
+        assert_eq!(passed(&ids(&[]), Role::Primary), anew);
         // Two contexts are none: nobody knows which one is meant.
-        assert_eq!(passed(&ids(&[("traceparent", PARENT), ("traceparent", PARENT)]), Asks::Primary), anew);
-        assert_eq!(passed(&ids(&[("traceparent", "00-no")]), Asks::Primary), anew);
+        assert_eq!(passed(&ids(&[("traceparent", PARENT), ("traceparent", PARENT)]), Role::Primary), anew);
+        assert_eq!(passed(&ids(&[("traceparent", "00-no")]), Role::Primary), anew);
     }
 
     #[test]
@@ -547,12 +540,13 @@ mod tests {
         assert_eq!(ids.parent_samples(), Some(false));
         let own = ids.recorded((1 << 64) | 2, 3 << 64);
         assert_eq!(own.parent.as_ref().map(|id| id.as_slice()), Some(b"00f067aa0ba902b7".as_slice()));
-        for (asks, span) in [(Asks::Primary, 2), (Asks::Fallback, 3), (Asks::Copy, 1)] {
-            assert_eq!(passed(&ids, asks), format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{span:016x}-01"));
+        let copy = Role::Copy { place: 0, arm: Arm::Canary, keep: &[] };
+        for (role, span) in [(Role::Primary, 2), (Role::Fallback, 3), (copy, 1)] {
+            assert_eq!(passed(&ids, role), format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{span:016x}-01"));
         }
         let mut new = self::ids(&[]);
         new.not_recorded();
-        assert!(passed(&new, Asks::Primary).ends_with("-00"), "nobody looks for a beginning that is not told");
+        assert!(passed(&new, Role::Primary).ends_with("-00"), "nobody looks for a beginning that is not told");
         assert_eq!(new.parent_samples(), None);
     }
 
