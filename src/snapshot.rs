@@ -20,8 +20,7 @@ use crate::rollout::diff::Rules;
 use crate::rollout::outcome::ErrorRules;
 use crate::spans::Traces;
 use crate::tally::{
-    Cell, Decisions, Fallbacks, ListenerCounts, LostPairs, Mirrored, PaddedCell, PerWorker, Series, Units, Vitals,
-    WorkerCounts,
+    Cell, Decisions, Fallbacks, ListenerCounts, LostPairs, Mirrored, PerWorker, Series, Units, Vitals, WorkerCounts,
 };
 use arrayvec::ArrayVec;
 use http::{HeaderName, HeaderValue, Method};
@@ -258,11 +257,11 @@ pub struct Rollout {
     /// Counts of requests that probe the canary.
     pub probe_series: Arc<PerWorker<Series>>,
     /// Counts of requests that the breaker kept from the canary.
-    pub diverted: Arc<PerWorker<PaddedCell>>,
+    pub diverted: Arc<PerWorker<Cell>>,
     /// Counts of requests that an arm answered by itself; none where no arm does.
     pub blocked: Option<Arc<PerWorker<Cell>>>,
     /// Counts of matching answers by signal, then arm index.
-    pub signals: Vec<[Arc<PerWorker<PaddedCell>>; 2]>,
+    pub signals: Vec<[Arc<PerWorker<Cell>>; 2]>,
     /// Web vitals by arm index; none if no listener takes any.
     pub vitals: Option<[Arc<PerWorker<Vitals>>; 2]>,
     /// Counts of canary requests by unit; only used with a guard.

@@ -45,7 +45,6 @@ impl Cell {
 }
 
 /// One worker's counts for one series of requests.
-#[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct Series {
     /// Requests that were decided.
@@ -98,7 +97,6 @@ impl Latency {
 }
 
 /// One worker's counts of one rollout's canary requests by unit; see `breaker::UnitCounts`.
-#[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct Units {
     /// Failures.
@@ -143,9 +141,8 @@ impl Default for UnitCells {
 }
 
 /// One worker's counts of decisions of one rollout, by arm and reason.
-#[repr(align(64))]
 #[derive(Debug)]
-pub struct Decisions(Box<[Cell]>);
+pub struct Decisions([Cell; 2 * Reason::SLOTS]);
 
 impl Decisions {
     /// Counts one decision; only the owning worker may call this.
@@ -168,7 +165,7 @@ impl Decisions {
 
 impl Default for Decisions {
     fn default() -> Self {
-        Decisions((0..2 * Reason::SLOTS).map(|_| Cell::default()).collect())
+        Decisions(std::array::from_fn(|_| Cell::default()))
     }
 }
 
@@ -231,13 +228,19 @@ impl SeriesKey {
     }
 }
 
-/// One value per worker, each written by that worker alone.
+/// One value per worker, each written by that worker alone, and on cache lines of its own: a line that two workers write
+/// goes back and forth between their cores with every request.
 #[derive(Debug)]
-pub struct PerWorker<T>(Box<[T]>);
+pub struct PerWorker<T>(Box<[Own<T>]>);
+
+/// The value of one worker.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+struct Own<T>(T);
 
 impl<T: Default> PerWorker<T> {
     fn new(workers: usize) -> Self {
-        PerWorker((0..workers).map(|_| T::default()).collect())
+        PerWorker((0..workers).map(|_| Own::default()).collect())
     }
 }
 
@@ -245,17 +248,16 @@ impl<T> PerWorker<T> {
     /// The value that worker `index` owns.
     #[inline]
     pub fn of(&self, index: usize) -> Option<&T> {
-        self.0.get(index)
+        self.0.get(index).map(|own| &own.0)
     }
 
     /// All values, for the collector.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter()
+        self.0.iter().map(|own| &own.0)
     }
 }
 
 /// What a worker counts of one listener's connections.
-#[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct ListenerCounts {
     /// Connections closed unserved, by the words of `CONNECTIONS_REFUSED`.
@@ -269,20 +271,13 @@ pub struct ListenerCounts {
 pub const FALLBACKS: [&str; 5] = ["answered", "failed", "budget", "unsafe", "too_large"];
 
 /// One worker's counts of what came of the canary's failures of one rollout.
-#[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct Fallbacks {
     /// By the words of `FALLBACKS`.
     pub outcomes: [Cell; FALLBACKS.len()],
 }
 
-/// A counter with a single writer, alone in its cache line.
-#[repr(align(64))]
-#[derive(Debug, Default)]
-pub struct PaddedCell(pub Cell);
-
 /// One worker's counts of the web vitals that browsers reported of one arm.
-#[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct Vitals([VitalCells; Vital::COUNT]);
 
@@ -312,7 +307,6 @@ impl Vitals {
 pub const VITALS_DROPPED: [&str; 5] = ["rate", "sender", "too_large", "invalid", "broken_off"];
 
 /// What a worker counts that belongs to no rollout.
-#[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct WorkerCounts {
     /// Goes up with everything that a worker counts of a rollout: as long as it stands still, there is nothing new to read.

@@ -317,7 +317,7 @@ fn breakers(text: &mut Text, sums: &Sums, stands: &[Stand]) {
 fn signals(text: &mut Text, registry: &Registry, collector: &Collector) {
     let mut totals: BTreeMap<SignalKey, u64> = BTreeMap::new();
     for (key, cells) in registry.all_signals() {
-        *totals.entry(key.clone()).or_default() += cells.iter().map(|cell| cell.0.read()).sum::<u64>();
+        *totals.entry(key.clone()).or_default() += cells.iter().map(Cell::read).sum::<u64>();
     }
     for (key, count) in collector.beside.posted() {
         *totals.entry(key.clone()).or_default() += count;
@@ -329,7 +329,7 @@ fn signals(text: &mut Text, registry: &Registry, collector: &Collector) {
     let help = "Requests meant for the canary that the breaker sent to stable.";
     text.family("weir_diverted_total", "counter", help);
     for (rollout, cells) in registry.all_diverted() {
-        text.sample("", &[("rollout", rollout)], cells.iter().map(|cell| cell.0.read()).sum::<u64>());
+        text.sample("", &[("rollout", rollout)], cells.iter().map(Cell::read).sum::<u64>());
     }
 }
 

@@ -265,7 +265,7 @@ impl Observation {
                 let arms = rollout.and_then(|rollout| rollout.signals.get(signal));
                 let cells = arms.and_then(|arms| arms.get(decision.arm.index()));
                 if let Some(cell) = cells.and_then(|cells| cells.of(self.worker.index)) {
-                    cell.0.add(1);
+                    cell.add(1);
                 }
             }
         }

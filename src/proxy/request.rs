@@ -344,7 +344,7 @@ impl Exchange<'_> {
         for (on, _) in route.rollouts.iter().zip(decisions).filter(|(_, decision)| decision.reason == Reason::Breaker) {
             let diverted = snapshot.rollouts.get(on.rollout).and_then(|rollout| rollout.diverted.of(self.worker.index));
             if let Some(cell) = diverted.filter(|_| is_diverted(&snapshot.splits, on.rollout, asker)) {
-                cell.0.add(1);
+                cell.add(1);
             }
         }
     }

@@ -23,7 +23,6 @@ pub const COPIES_SKIPPED: [&str; 12] = [
 ];
 
 /// One worker's counts of what came of the requests of one rollout's mirrored share; each is counted once.
-#[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct Mirrored {
     /// Copies whose answer does not count as a failure, by the class of its status.
@@ -39,7 +38,6 @@ pub struct Mirrored {
 pub const PAIRS_LOST: [&str; 2] = ["dropped", "broken_off"];
 
 /// One worker's counts of the pairs of answers of one rollout that did not come to be compared.
-#[repr(align(64))]
 #[derive(Debug, Default)]
 pub struct LostPairs {
     /// By the words of `PAIRS_LOST`.

@@ -2,8 +2,8 @@
 //! ago is forgotten.
 
 use super::{
-    Cell, Decisions, Fallbacks, ListenerCounts, LostPairs, Mirrored, PaddedCell, PerWorker, Series, SeriesKey, Units,
-    Vitals, WorkerCounts,
+    Cell, Decisions, Fallbacks, ListenerCounts, LostPairs, Mirrored, PerWorker, Series, SeriesKey, Units, Vitals,
+    WorkerCounts,
 };
 use crate::allowance::{Addresses, Allowance, Copies};
 use crate::pairs::Pairs;
@@ -20,10 +20,10 @@ pub struct Registry {
     decisions: BTreeMap<Arc<str>, Arc<PerWorker<Decisions>>>,
     units: BTreeMap<Arc<str>, Arc<PerWorker<Units>>>,
     fallbacks: BTreeMap<Arc<str>, Arc<PerWorker<Fallbacks>>>,
-    diverted: BTreeMap<Arc<str>, Arc<PerWorker<PaddedCell>>>,
+    diverted: BTreeMap<Arc<str>, Arc<PerWorker<Cell>>>,
     mirrored: BTreeMap<Arc<str>, Arc<PerWorker<Mirrored>>>,
     pub(super) lost_pairs: BTreeMap<Arc<str>, Arc<PerWorker<LostPairs>>>,
-    signals: BTreeMap<SignalKey, Arc<PerWorker<PaddedCell>>>,
+    signals: BTreeMap<SignalKey, Arc<PerWorker<Cell>>>,
     vitals: BTreeMap<(Arc<str>, Arm), Arc<PerWorker<Vitals>>>,
     gauges: BTreeMap<GaugeKey, Arc<PerWorker<Cell>>>,
     listeners: BTreeMap<Arc<str>, Arc<PerWorker<ListenerCounts>>>,
@@ -126,7 +126,7 @@ impl Registry {
     }
 
     /// The requests of that rollout that its breaker kept from the canary, made if it is new.
-    pub fn diverted(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<PaddedCell>> {
+    pub fn diverted(&mut self, rollout: &Arc<str>) -> Arc<PerWorker<Cell>> {
         let workers = self.workers;
         Arc::clone(self.diverted.entry(Arc::clone(rollout)).or_insert_with(|| Arc::new(PerWorker::new(workers))))
     }
@@ -138,7 +138,7 @@ impl Registry {
     }
 
     /// The answers of an arm that a signal counts, made if it is new.
-    pub fn signal(&mut self, rollout: &Arc<str>, arm: Arm, signal: &Arc<str>) -> Arc<PerWorker<PaddedCell>> {
+    pub fn signal(&mut self, rollout: &Arc<str>, arm: Arm, signal: &Arc<str>) -> Arc<PerWorker<Cell>> {
         let workers = self.workers;
         let key = (Arc::clone(rollout), arm, Arc::clone(signal));
         Arc::clone(self.signals.entry(key).or_insert_with(|| Arc::new(PerWorker::new(workers))))
@@ -240,7 +240,7 @@ impl Registry {
     }
 
     /// Every rollout's requests that its breaker kept from the canary, for the collector.
-    pub fn all_diverted(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<PaddedCell>>)> {
+    pub fn all_diverted(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<PerWorker<Cell>>)> {
         self.diverted.iter()
     }
 
@@ -250,7 +250,7 @@ impl Registry {
     }
 
     /// Every count of signals, for the collector.
-    pub fn all_signals(&self) -> impl Iterator<Item = (&SignalKey, &Arc<PerWorker<PaddedCell>>)> {
+    pub fn all_signals(&self) -> impl Iterator<Item = (&SignalKey, &Arc<PerWorker<Cell>>)> {
         self.signals.iter()
     }
 

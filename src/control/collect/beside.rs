@@ -51,11 +51,11 @@ impl Beside {
             self.number(rollout, Kind::Fallbacks, now).follow(total, now, ages);
         }
         for (rollout, cells) in registry.all_diverted() {
-            let total = cells.iter().map(|cell| cell.0.read()).sum();
+            let total = cells.iter().map(Cell::read).sum();
             self.number(rollout, Kind::Diverted, now).follow(total, now, ages);
         }
         for ((rollout, arm, signal), cells) in registry.all_signals() {
-            let total = cells.iter().map(|cell| cell.0.read()).sum();
+            let total = cells.iter().map(Cell::read).sum();
             self.number(rollout, Kind::Signal(*arm, Arc::clone(signal)), now).follow(total, now, ages);
         }
         for ((rollout, arm), cells) in registry.all_vitals() {

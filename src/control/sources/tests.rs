@@ -161,7 +161,7 @@ impl World {
     }
 
     fn signal(&self, place: usize, arm: Arm, count: u64) {
-        self.snapshot.rollouts[0].signals[place][arm.index()].of(1).unwrap().0.add(count);
+        self.snapshot.rollouts[0].signals[place][arm.index()].of(1).unwrap().add(count);
     }
 
     fn report(&self, arm: Arm, vital: Vital, reported: f64) {
@@ -283,8 +283,8 @@ fn what_stands_beside_requests_is_read_per_request() {
     rollout.fallbacks.of(0).unwrap().outcomes[0].add(2);
     // A fallback that its budget forbade is none.
     rollout.fallbacks.of(1).unwrap().outcomes[2].add(5);
-    rollout.diverted.of(0).unwrap().0.add(20);
-    rollout.diverted.of(1).unwrap().0.add(10);
+    rollout.diverted.of(0).unwrap().add(20);
+    rollout.diverted.of(1).unwrap().add(10);
     world.signal(0, Arm::Canary, 4);
     world.signal(0, Arm::Stable, 1);
     world.trips.insert("chat".into(), 2);
@@ -369,7 +369,7 @@ fn a_stage_counts_from_its_beginning_and_a_window_reaches_behind_it() {
     times(5, || world.request(Request { status: 500, error: Some(ErrorKind::Status), ..GOOD }));
     world.signal(0, Arm::Canary, 5);
     world.report(Arm::Canary, Vital::Lcp, 1.0);
-    world.snapshot.rollouts[0].diverted.of(0).unwrap().0.add(7);
+    world.snapshot.rollouts[0].diverted.of(0).unwrap().add(7);
     world.passes(10);
     world.collect();
     world.collector.mark("chat", world.now);
