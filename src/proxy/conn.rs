@@ -10,7 +10,7 @@ use super::paced::Paced;
 use super::pulse::{Pulse, UnderWay, Watched};
 use super::refusal::Refusal;
 use super::request;
-use super::streams::Streams;
+use super::streams::{self, Streams};
 use super::strict::{Remains, Strict};
 use super::tunnel::Tunnel;
 use super::vigil::{Verdict, Vigil};
@@ -305,7 +305,8 @@ impl<'a> Talk<'a> {
         let Talk { seat, terms, pulse, .. } = &self;
         let (limits, counts) = (&terms.limits, Arc::clone(&terms.counts));
         let worker = seat.worker().index;
-        let streams = Streams { pulse: Rc::clone(pulse), stall: limits.write_stall, worker, counts };
+        let streams = streams::Terms { pulse: Rc::clone(pulse), stall: limits.write_stall, worker, counts };
+        let streams = Streams(Rc::new(streams));
         let io = TokioIo::new(Paced::new(stream, Rc::clone(pulse), limits.h2_control_frames));
         let mut connection = Box::pin(http2_builder(limits, streams).serve_connection(io, self.service(true)));
         let watch = self.watch(true);

@@ -10,9 +10,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-/// Runs a client's HTTP/2 streams on the worker's own thread, each as long as its client takes its answer.
+/// Runs a client's HTTP/2 streams on the worker's own thread, each as long as its client takes its answer. hyper clones it for
+/// each stream, so that it is one pointer which only this thread counts.
 #[derive(Clone)]
-pub struct Streams {
+pub struct Streams(pub Rc<Terms>);
+
+/// What holds for the streams of a connection.
+pub struct Terms {
     /// What the connection is doing.
     pub pulse: Rc<Pulse>,
     /// How long a client may take nothing of an answer.
@@ -25,8 +29,8 @@ pub struct Streams {
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let mut vigil = StreamVigil::new(Rc::clone(&self.pulse), self.stall);
-        let (worker, counts) = (self.worker, Arc::clone(&self.counts));
+        let terms = Rc::clone(&self.0);
+        let mut vigil = StreamVigil::new(Rc::clone(&terms.pulse), terms.stall);
         // A task is moved about as it begins and ends; the stream is not.
         let mut stream = Box::pin(stream);
         tokio::task::spawn_local(poll_fn(move |cx| {
@@ -35,7 +39,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
                 return Poll::Ready(());
             }
             // A stream that is dropped is reset.
-            vigil.after(cx).map(|()| counts.cut(worker, Cut::WriteStall))
+            vigil.after(cx).map(|()| terms.counts.cut(terms.worker, Cut::WriteStall))
         }));
     }
 }
@@ -71,7 +75,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let counts = Registry::new(1).listener(&Arc::from("test"));
-            let streams = Streams { pulse: Rc::default(), stall: Duration::from_secs(60), worker: 0, counts };
+            let terms = Terms { pulse: Rc::default(), stall: Duration::from_secs(60), worker: 0, counts };
+            let streams = Streams(Rc::new(terms));
             let (ours, theirs) = duplex(1 << 16);
             let gate = Rc::new(Notify::new());
             let held = Rc::clone(&gate);
