@@ -26,7 +26,7 @@ pub enum Flow {
     /// An HTTP/1 upstream.
     H1(h1::Download),
     /// An HTTP/2 upstream.
-    H2(h2::Download),
+    H2(Box<h2::Download>),
     /// A connection that speaks HTTP no more: no body at all.
     Switched(Box<h1::Switched>),
 }

@@ -9,6 +9,7 @@ use super::body::Flow;
 use super::fault::Fault;
 use super::h1::{Exchange, Rest};
 use super::h2;
+use super::head::Head;
 use super::headers::{Rewrite, clean_answer};
 use super::link::Link;
 use super::pool::Lease;
@@ -46,7 +47,7 @@ pub async fn send(way: &Way<'_>, rewrite: &Rewrite<'_>, mut body: Option<Outgoin
     };
     // A WebSocket keeps its connection, so a pooled one would be missed by others, and may be closing.
     let mut fresh = rewrite.websocket && !way.upstream.http2;
-    let began = lease.now();
+    let began = lease.picked();
     for tried in 1.. {
         let Failed { fault, unsent, stale, refused, lease: last } =
             match attempt(way, lease, rewrite, body.take(), fresh).await {
@@ -98,27 +99,33 @@ pub async fn attempt(
         // Large beside the HTTP/1 leg's state, whose requests would carry it as well.
         let (mut head, download) = Box::pin(h2::send(way, lease, rewrite, body, fresh)).await?;
         clean_answer(&mut head.headers);
-        return Ok(Answer { status: head.status, headers: head.headers, flow: Flow::H2(download) });
+        return Ok(Answer { status: head.status, headers: head.headers, flow: Flow::H2(Box::new(download)) });
     }
     let link = match connect(way, &lease, fresh).await {
         Ok(link) => link,
         Err(fault) => return Err(Box::new(Failed { fault, unsent: Some(body), stale: None, refused: false, lease })),
     };
-    send_h1(way, lease, link, rewrite, body).await
+    let exchange = begin(way, lease, link, rewrite, body);
+    let (head, rest) = exchange.head(way, &rewrite.parts.method).await?;
+    Ok(answer(head, rest))
 }
 
-async fn send_h1(
+/// A request that waits to be written to an HTTP/1 connection.
+fn begin(
     way: &Way<'_>,
     lease: Lease,
     mut link: Box<Link>,
     rewrite: &Rewrite<'_>,
     body: Option<Outgoing>,
-) -> Result<Answer, Box<Failed>> {
+) -> Box<Exchange> {
     let length = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
     write_head(&mut link.outbox.bytes, rewrite, &lease, length, body.is_some());
     let upload = Upload::new(body, length.is_none(), way.body_bytes_max);
-    let exchange = Exchange::new(link, lease, upload).switching(rewrite.websocket);
-    let (mut head, rest) = exchange.head(way, &rewrite.parts.method).await?;
+    Exchange::new(link, lease, upload).switching(rewrite.websocket)
+}
+
+/// An HTTP/1 upstream's answer.
+fn answer(mut head: Head, rest: Rest) -> Answer {
     let flow = match rest {
         Rest::Body(download) => Flow::H1(download),
         Rest::Switched(switched) => {
@@ -128,7 +135,7 @@ async fn send_h1(
             Flow::Switched(Box::new(switched))
         }
     };
-    Ok(Answer { status: head.status, headers: head.headers, flow })
+    Answer { status: head.status, headers: head.headers, flow }
 }
 
 /// The request's head as HTTP/1.1 text.

@@ -109,7 +109,8 @@ fn collect(
         return Ok(HeaderMap::new());
     }
     let block = buffer.split_to(length).freeze();
-    let mut headers = HeaderMap::with_capacity(spans.len().saturating_add(4));
+    // With room for one that weir adds. A usual answer's map then takes less than a KiB, which is got much faster than more.
+    let mut headers = HeaderMap::with_capacity(spans.len().saturating_add(1));
     for (name, span) in spans.drain(..) {
         let value = HeaderValue::from_maybe_shared(block.slice(span)).map_err(|_| MalformedHead::Syntax)?;
         if !stays_here(&name) {
@@ -229,10 +230,14 @@ pub fn stays_here(name: &HeaderName) -> bool {
 /// A number of decimal digits alone, without sign or space; none beyond 19 digits, nor one that a counter with a sign would
 /// take for a negative one.
 pub fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() || text.len() > 19 {
         return None;
     }
-    std::str::from_utf8(text).ok()?.parse().ok().filter(|&number| number <= i64::MAX as u64)
+    let number = text.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte & 0x0f))?;
+        Some(number.wrapping_mul(10).wrapping_add(digit))
+    });
+    number.filter(|&number| number <= i64::MAX as u64)
 }
 
 /// The fields of a trailer section, without those that must not stand there (RFC 9110 §6.5.1).

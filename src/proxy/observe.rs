@@ -73,7 +73,7 @@ impl Observation {
         let snapshot = &*adopted.snapshot;
         let watch = |route| Watches::start(snapshot, worker.index, route, &decisions, mark);
         let watches = snapshot.routes.get(route).filter(|_| !is_copy).map(watch).unwrap_or_default();
-        let observation = Observation {
+        let observation = Box::new(Observation {
             worker: Rc::clone(worker),
             adopted,
             route,
@@ -92,10 +92,10 @@ impl Observation {
             notes,
             admitted: Some(admitted),
             closed: false,
-        };
+        });
         observation.each_series(|series, _| series.started.add(1));
         observation.count_decisions();
-        Box::new(observation)
+        observation
     }
 
     /// The upstream's answer has begun.

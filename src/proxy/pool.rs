@@ -74,6 +74,7 @@ pub struct Lease {
     /// The endpoints it was picked from.
     among: Rc<[Rc<EndpointPool>]>,
     era: Era,
+    picked: Time,
     went: Cell<Went>,
 }
 
@@ -269,7 +270,8 @@ impl Lease {
             gauge.add(1);
         }
         let era = pool.ejection.get().era();
-        Lease { pool: Rc::clone(pool), among: Rc::clone(among), era, went: Cell::new(Went::Unknown) }
+        let (picked, went) = (pool.clock.now(), Cell::new(Went::Unknown));
+        Lease { pool: Rc::clone(pool), among: Rc::clone(among), era, picked, went }
     }
 
     /// The endpoint has begun to answer. What comes of it is known at the end.
@@ -342,10 +344,9 @@ impl Lease {
 
     /// An idle connection that is young enough and that the upstream has not closed.
     pub fn checkout(&self, upstream: &Upstream, lifetime: Duration) -> Option<Box<Link>> {
-        let now = self.pool.clock.now();
         loop {
             let mut link = self.pool.take_idle()?;
-            if link.is_fresh(now, upstream.idle_timeout, lifetime) && link.is_quiet() {
+            if link.is_fresh(self.picked, upstream.idle_timeout, lifetime) && link.is_quiet() {
                 return Some(link);
             }
         }
@@ -388,6 +389,11 @@ impl Lease {
         link.park(self.pool.clock.now());
         self.pool.idle.borrow_mut().push(link);
         self.pool.count_idle(0, 1);
+    }
+
+    /// When the endpoint was picked.
+    pub const fn picked(&self) -> Time {
+        self.picked
     }
 
     /// The present moment of the worker's clock.

@@ -24,8 +24,8 @@ pub const FALLBACK_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// A request's body on its way.
 pub enum Outgoing {
-    /// The client's, as it comes.
-    Live(Arriving),
+    /// The client's, as it comes. In a box: the futures of a request have room for it in several places, and most have none.
+    Live(Box<Arriving>),
     /// The client's with a copy kept, or that copy and what follows it.
     Kept(Reading),
     /// Either, copied while it passes.
@@ -84,7 +84,7 @@ pub fn outgoing(adopted: &Rc<Adopted>, body: Incoming, keep: bool) -> (Option<Ou
     let too_long = body.size_hint().lower() > FALLBACK_BODY_BYTES_MAX as u64;
     let body = Arriving { body, adopted: Rc::clone(adopted) };
     if !keep || too_long {
-        return (Some(Outgoing::Live(body)), Again::Nothing);
+        return (Some(Outgoing::Live(Box::new(body))), Again::Nothing);
     }
     let kept =
         Kept { live: Some(body), copy: Vec::new(), trailers: None, given_up: false, second: false, waiting: None };

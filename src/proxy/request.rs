@@ -190,11 +190,12 @@ impl Exchange<'_> {
             Some(failed) => Box::pin(self.fall_back(&routed, failed, sent, &mut decisions, &mut observation)).await,
         };
         let meetings = copies.as_mut().map(|copies| copies.meet(self, &asker)).unwrap_or_default();
-        let answer = match sent {
-            Ok(answer) => self.in_its_words(answer),
+        let mut answer = match sent {
+            Ok(answer) => answer,
             Err(miss) => return Ok(self.missed(&miss, &mut observation)),
         };
 
+        self.put_in_its_words(&mut answer);
         observation.answered(answer.status, &answer.headers);
         let body = match answer.flow {
             Flow::Switched(upstream) => {
@@ -218,55 +219,51 @@ impl Exchange<'_> {
         body: Option<Outgoing>,
         observation: &mut Observation,
     ) -> Sent {
+        let Some(way) = self.way(upstream, route) else { return Err(NOWHERE) };
         observation.calls(upstream);
-        let sent = self.ask(upstream, route, rewrite, body).await;
+        let sent = send(&way, rewrite, body).await.and_then(|answer| self.as_asked(answer, rewrite.websocket));
+        let sent =
+            sent.map_err(|Unanswered { fault, unsent }| Miss { refusal: fault.into(), end: fault.end(), unsent });
         observation.called(sent.as_ref().map(|answer| answer.status).map_err(|miss| miss.refusal.word()));
         sent
     }
 
-    async fn ask(&self, upstream: usize, route: &Route, rewrite: &Rewrite<'_>, body: Option<Outgoing>) -> Sent {
+    /// How to reach an upstream with what came by that route.
+    fn way(&self, upstream: usize, route: &Route) -> Option<Way<'_>> {
         let snapshot = &*self.adopted.snapshot;
-        let way = match (snapshot.upstreams.get(upstream), self.adopted.pools.get(upstream)) {
-            (Some(upstream), Some(pool)) => {
-                let retries = snapshot.counts.of(self.worker.index).map(|counts| &counts.upstream_retries);
-                Way {
-                    upstream,
-                    pool,
-                    limits: &snapshot.limits,
-                    body_bytes_max: route.body_bytes_max,
-                    answer_timeout: Some(upstream.response_timeout),
-                    patience: route.patience,
-                    only: None,
-                    retries,
-                }
-            }
-            _ => return Err(NOWHERE),
-        };
-        let sent = send(&way, rewrite, body).await;
-        let sent =
-            sent.map_err(|Unanswered { fault, unsent }| Miss { refusal: fault.into(), end: fault.end(), unsent })?;
-        // An HTTP/2 client does not see the key, and takes every 2xx for a WebSocket.
-        let asked_in_http2 = rewrite.websocket && self.parts.version == Version::HTTP_2;
-        let switched = matches!(sent.flow, Flow::Switched(_));
-        let fits = if switched {
-            websocket::is_accepted(&self.parts.headers, &sent.headers)
-        } else {
-            !sent.status.is_success()
-        };
-        if asked_in_http2 && !fits {
-            let fault = Fault::Failed(ErrorKind::Protocol);
-            return Err(Miss { refusal: fault.into(), end: fault.end(), unsent: None });
+        let pool = self.adopted.pools.get(upstream)?;
+        let upstream = snapshot.upstreams.get(upstream)?;
+        Some(Way {
+            upstream,
+            pool,
+            limits: &snapshot.limits,
+            body_bytes_max: route.body_bytes_max,
+            answer_timeout: Some(upstream.response_timeout),
+            patience: route.patience,
+            only: None,
+            retries: snapshot.counts.of(self.worker.index).map(|counts| &counts.upstream_retries),
+        })
+    }
+
+    /// The answer, if it is one to what was asked: an HTTP/2 client does not see the key of a WebSocket, and takes every 2xx
+    /// for one.
+    fn as_asked(&self, answer: Answer, websocket: bool) -> Result<Answer, Unanswered> {
+        if !websocket || self.parts.version != Version::HTTP_2 {
+            return Ok(answer);
         }
-        Ok(sent)
+        let fits = match answer.flow {
+            Flow::Switched(_) => websocket::is_accepted(&self.parts.headers, &answer.headers),
+            _ => !answer.status.is_success(),
+        };
+        if fits { Ok(answer) } else { Err(Unanswered { fault: Fault::Failed(ErrorKind::Protocol), unsent: None }) }
     }
 
     /// An answer as this client's protocol says it: a WebSocket over HTTP/2 begins with 200.
-    fn in_its_words(&self, mut answer: Answer) -> Answer {
+    fn put_in_its_words(&self, answer: &mut Answer) {
         if matches!(answer.flow, Flow::Switched(_)) && self.parts.version == Version::HTTP_2 {
             websocket::told_in_http2(&mut answer.headers);
             answer.status = StatusCode::OK;
         }
-        answer
     }
 
     /// Stable's answer in place of the canary's failure, where that is provably safe; otherwise the failure as it is. The
@@ -500,7 +497,10 @@ fn expose(headers: &mut HeaderMap, snapshot: &Snapshot, route: &Route, decisions
             }
         }
     }
-    if let (false, Ok(value)) = (text.is_empty(), HeaderValue::try_from(text)) {
+    if text.is_empty() {
+        return;
+    }
+    if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(ARM, value);
     }
 }

@@ -99,7 +99,7 @@ fn is_framed_clearly(headers: &HeaderMap) -> bool {
 fn host(parts: &Parts) -> Option<&str> {
     let mut fields = parts.headers.get_all(HOST).iter();
     let field = match fields.next() {
-        Some(value) => Some(std::str::from_utf8(value.as_bytes().trim_ascii()).ok()?),
+        Some(value) => Some(value.to_str().ok()?.trim_ascii()),
         None => None,
     };
     if fields.next().is_some() {

@@ -12,7 +12,6 @@ use crate::rollout::Arm;
 use crate::rollout::assign::{Asker, Switches};
 use crate::rollout::force;
 use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Secret, Snapshot, UnitSource};
-use arrayvec::ArrayVec;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -35,7 +34,7 @@ pub struct RequestAsker<'a> {
     parts: &'a Parts,
     client: &'a Client,
     trusted: bool,
-    forced: ArrayVec<(usize, Arm), ROLLOUTS_PER_ROUTE_MAX>,
+    forced: Vec<(usize, Arm)>,
     /// What the request brings for the rollouts that asked first, so that a claim or a cookie is not looked for twice.
     found: [OnceCell<(usize, Option<Own<'a>>)>; FOUND_MAX],
     minted: OnceCell<String>,
@@ -49,7 +48,7 @@ struct Own<'a> {
 }
 
 /// Rollouts for which a request remembers its unit; more are rare on a route, and read it again.
-const FOUND_MAX: usize = 4;
+const FOUND_MAX: usize = 2;
 
 impl<'a> RequestAsker<'a> {
     /// Reads what may force an arm; the rest is read when a decision asks for it.
@@ -199,8 +198,8 @@ fn forced_arms(
     present: Present,
     client: &Client,
     trusted: bool,
-) -> ArrayVec<(usize, Arm), ROLLOUTS_PER_ROUTE_MAX> {
-    let mut forced = ArrayVec::new();
+) -> Vec<(usize, Arm)> {
+    let mut forced = Vec::new();
     let secret = snapshot.force.secret.as_ref();
     let header = present.force.then(|| parts.headers.get(FORCE).and_then(text)).flatten();
     let cookie = secret.filter(|_| present.cookie).and_then(|_| cookie(&parts.headers, FORCE.as_str()));
@@ -217,7 +216,7 @@ fn forced_arms(
         });
         let Some((name, arm)) = named else { continue };
         let index = snapshot.splits.iter().position(|split| &*split.name == name);
-        if let (Some(index), false) = (index, forced.is_full()) {
+        if let (Some(index), true) = (index, forced.len() < ROLLOUTS_PER_ROUTE_MAX) {
             forced.push((index, arm));
         }
     }
