@@ -26,6 +26,8 @@ pub struct Strict<S> {
     /// How much of that may be handed on.
     cleared: usize,
     refused: Option<Refusal>,
+    /// Whether the client has left without a word, where its protocol has one: a TLS stream that was just cut off.
+    gone: bool,
 }
 
 /// Where the bytes stand that come next.
@@ -51,7 +53,16 @@ pub struct Remains<S> {
 impl<S> Strict<S> {
     /// Looks at what comes through `stream`, the stream of the connection that `pulse` belongs to.
     pub fn new(stream: S, pulse: Rc<Pulse>, caps: Caps) -> Self {
-        Strict { stream, pulse, caps, place: Place::Head(0), kept: BytesMut::new(), cleared: 0, refused: None }
+        Strict {
+            stream,
+            pulse,
+            caps,
+            place: Place::Head(0),
+            kept: BytesMut::new(),
+            cleared: 0,
+            refused: None,
+            gone: false,
+        }
     }
 
     /// Takes it apart.
@@ -154,7 +165,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
                 }
             }
             let before = buffer.filled().len();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
+            this.gone = read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+            read?;
             let fresh = buffer.filled().get(before..).unwrap_or_default();
             if fresh.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -192,9 +205,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Put off where a head was refused: the client is still to be told.
+    /// Put off where a head was refused: the client is still to be told. One that has gone is told nothing: a farewell would only
+    /// make its system say that nobody is there.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.refused.is_some() && matches!(self.place, Place::Head(_)) {
+        if self.gone || (self.refused.is_some() && matches!(self.place, Place::Head(_))) {
             return Pin::new(&mut self.stream).poll_flush(cx);
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)

@@ -8,8 +8,12 @@ use crate::harness::weir::folder;
 use crate::harness::{Answer, Client, Config, Gate, Origin, RawClient, Reply, Weir, raw, soon, wait};
 use bytes::Bytes;
 use serde_json::json;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 const MIB: u64 = 1024 * 1024;
 /// More than all socket buffers and windows between client and origin hold together.
@@ -63,6 +67,40 @@ async fn a_listener_terminates_tls_and_chooses_the_protocol_by_alpn() {
         assert_eq!(proto.as_deref(), Some("https"), "offered {offered:?}");
     }
     weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_tls_client_that_takes_its_leave_is_bidden_farewell_and_one_that_is_cut_off_is_told_nothing() {
+    let origin = Origin::start("new").await;
+    let certificate = Certificate::new();
+    let folder = folder();
+    certificate.write(folder.path());
+    let config = Config::split(&origin, &origin).listener("tls = { cert = \"cert.pem\", key = \"key.pem\" }");
+    let weir = Weir::start_in(folder, &config).await;
+    let mut rest = Vec::new();
+
+    let mut polite = answered(&certificate, weir.address).await;
+    polite.shutdown().await.unwrap();
+    // Without the alert that ends it, this would be an error.
+    polite.read_to_end(&mut rest).await.unwrap();
+
+    let (mut cut, _) = answered(&certificate, weir.address).await.into_inner();
+    cut.shutdown().await.unwrap();
+    cut.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "neither heard anything more");
+    weir.stop().await;
+}
+
+/// A connection that has had an answer, all of which was read.
+async fn answered(certificate: &Certificate, address: SocketAddr) -> TlsStream<TcpStream> {
+    let mut stream = certificate.connect(address, &["http/1.1"]).await;
+    stream.write_all(b"HEAD / HTTP/1.1\r\nhost: a.example\r\nx-user-id: u\r\n\r\n").await.expect("a request");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("an answer"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200 "));
+    stream
 }
 
 #[tokio::test]
