@@ -13,6 +13,7 @@ use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use weir::cli::serve::{self, Options};
 use weir::rollout::scale::TimeScale;
@@ -80,7 +81,13 @@ fn config(folder: &Path, upstream: SocketAddr) -> std::io::Result<Options> {
          stable = {{ upstream = \"one\" }}\ncanary = {{ upstream = \"two\" }}\n"
     );
     std::fs::write(&path, text)?;
-    Ok(Options { config: path, environment: Vec::new(), signals: false, time_scale: TimeScale::default() })
+    Ok(Options {
+        config: path,
+        environment: Vec::new(),
+        signals: false,
+        time_scale: TimeScale::default(),
+        log_lost: Arc::default(),
+    })
 }
 
 fn measured(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {

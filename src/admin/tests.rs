@@ -77,6 +77,7 @@ impl Site {
             workers: 1,
             signals: false,
             time_scale: TimeScale::default(),
+            log_lost: std::sync::Arc::default(),
         };
         let (handle, _) = control::start(start).unwrap();
         Site { feed: Feed::start(handle.clone()), handle, _folder: folder }

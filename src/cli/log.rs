@@ -1,7 +1,7 @@
 //! The process's own log on standard error, by way of a thread: whoever logs never waits for whoever reads.
 //!
-//! A reader that stands still costs lines, not service: what does not fit into the queue is lost, and how much was is said
-//! once somebody reads again. Used by `serve` alone.
+//! A reader that stands still costs lines, not service: what does not fit into the queue is lost. How much was is a metric, and
+//! is said once somebody reads again. Used by `serve` alone.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -36,6 +36,11 @@ impl Log {
         let told = Arc::clone(&lost);
         thread::Builder::new().name("weir-log".into()).spawn(move || write(target, &queue, &told))?;
         Ok(Log { lines, lost })
+    }
+
+    /// How many lines have been lost so far, as it goes on.
+    pub fn lost(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lost)
     }
 
     /// Waits until what was put in before is written, but not for a reader that stands still.
@@ -92,21 +97,25 @@ fn one_line(line: &[u8]) -> Vec<u8> {
     written
 }
 
-/// Writes until nobody can log any more. A target that is gone takes nothing, and there is nobody to tell.
+/// Writes until nobody can log any more. A target that is gone takes nothing, and there is nobody to tell but the metric.
 fn write(mut target: impl Write, queue: &Receiver<Message>, lost: &AtomicU64) {
+    let mut told = 0;
     while let Ok(message) = queue.recv() {
         match message {
             Message::Line(line) => {
-                let _ = target.write_all(&line);
+                if target.write_all(&line).is_err() {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Message::Flush(written) => {
                 let _ = target.flush();
                 let _ = written.send(());
             }
         }
-        let lines = lost.swap(0, Ordering::Relaxed);
-        if lines > 0 {
-            let _ = writeln!(target, "weir: {lines} lines of the log were lost, because nobody read them");
+        let so_far = lost.load(Ordering::Relaxed);
+        let lines = so_far.saturating_sub(told);
+        if lines > 0 && writeln!(target, "weir: {lines} lines of the log were lost, because nobody read them").is_ok() {
+            told = so_far;
         }
     }
 }
@@ -154,6 +163,31 @@ mod tests {
         let written = written.lock().unwrap();
         assert!(written.starts_with("0\n") && written.contains("lines of the log were lost"), "{written}");
         assert!(written.lines().count() > LINES_MAX, "what fitted is there");
+        let lost = log.lost().load(Ordering::Relaxed);
+        let said = written.matches("lines of the log were lost").count();
+        assert_eq!(written.lines().count() - said + lost as usize, 2 * LINES_MAX, "what did not is counted");
+    }
+
+    /// A target that has gone.
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_counted_as_lost() {
+        let mut log = Log::to(Gone).unwrap();
+        log.write_all(b"one\n").unwrap();
+        log.write_all(b"two\n").unwrap();
+        log.flush();
+        assert_eq!(log.lost().load(Ordering::Relaxed), 2);
     }
 
     #[test]

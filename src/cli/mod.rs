@@ -115,6 +115,7 @@ fn serve(console: &mut Console, global: &args::Global, arguments: &args::Serve) 
         environment,
         signals: true,
         time_scale: arguments.time_scale,
+        log_lost: log.lost(),
     };
     let result = serve::run(options).map_err(|error| Stop::Usage(error.to_string()));
     // What stopped it comes after what was logged before.

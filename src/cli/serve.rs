@@ -17,6 +17,8 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -39,6 +41,8 @@ pub struct Options {
     pub signals: bool,
     /// How many times as fast as written plans run.
     pub time_scale: TimeScale,
+    /// Lines of the process's own log that were lost.
+    pub log_lost: Arc<AtomicU64>,
 }
 
 /// A weir that serves.
@@ -120,6 +124,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         workers,
         signals: options.signals,
         time_scale: options.time_scale,
+        log_lost: options.log_lost,
     })
     .map_err(StartError::Control)?;
 

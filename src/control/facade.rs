@@ -7,16 +7,20 @@ use crate::rollout::report::Kind;
 use crate::rollout::scale::TimeScale;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A recorder of our own, so that nothing global is installed and two control planes may run in one process.
 pub struct Facade {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// Lines of weir's own log that were lost.
+    log_lost: Arc<AtomicU64>,
 }
 
 impl Facade {
     /// An empty one, with everything described and counters at zero.
-    pub fn new(time_scale: TimeScale) -> Self {
+    pub fn new(time_scale: TimeScale, log_lost: Arc<AtomicU64>) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&recorder, || {
             describe_counter!("weir_config_reloads_total", "Configs that were read again, by result.");
@@ -24,6 +28,7 @@ impl Facade {
             describe_counter!("weir_audit_events_total", "Entries of the audit trail since the start, by kind.");
             describe_gauge!("weir_time_scale", "How many times as fast as written plans run (`serve --time-scale`).");
             gauge!("weir_time_scale").set(f64::from(time_scale.factor()));
+            describe_counter!("weir_log_dropped_total", "Lines of weir's own log that nobody read in time.");
             let help = "Notifications, by form and what came of them; one that is tried again counts each time.";
             describe_counter!("weir_notifications_total", help);
             for result in [OK, FAILED] {
@@ -35,7 +40,7 @@ impl Facade {
             }
         });
         let handle = recorder.handle();
-        Facade { recorder, handle }
+        Facade { recorder, handle, log_lost }
     }
 
     /// A config was read again, and applied or refused.
@@ -76,6 +81,8 @@ impl Facade {
 
     /// The text for Prometheus.
     pub fn render(&self) -> String {
+        let lost = self.log_lost.load(Ordering::Relaxed);
+        with_local_recorder(&self.recorder, || counter!("weir_log_dropped_total").absolute(lost));
         self.handle.render()
     }
 }
@@ -95,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_happened_is_in_the_text_with_help_and_type() {
-        let facade = Facade::new(TimeScale::new(600).unwrap());
+        let facade = Facade::new(TimeScale::new(600).unwrap(), Arc::new(AtomicU64::new(3)));
         facade.reloaded(true);
         facade.published(7);
         facade.told(Kind::Kill);
@@ -104,6 +111,7 @@ mod tests {
             "weir_config_reloads_total{result=\"ok\"} 1",
             "weir_config_reloads_total{result=\"failed\"} 0",
             "weir_config_generation 7",
+            "weir_log_dropped_total 3",
             "weir_time_scale 600",
             "weir_audit_events_total{kind=\"kill\"} 1",
             "weir_audit_events_total{kind=\"escalate\"} 0",

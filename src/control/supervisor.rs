@@ -35,7 +35,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -72,6 +72,8 @@ pub struct Start {
     pub signals: bool,
     /// How many times as fast as written plans run.
     pub time_scale: TimeScale,
+    /// Lines of the process's own log that were lost.
+    pub log_lost: Arc<AtomicU64>,
 }
 
 /// Why the control plane cannot start.
@@ -212,7 +214,7 @@ impl Supervisor {
         saved: Saved,
         lost: Option<String>,
     ) -> io::Result<(Supervisor, Inbox, Handle)> {
-        let Start { config_path, environment, loaded, users, clock, workers, signals, time_scale } = start;
+        let Start { config_path, environment, loaded, users, clock, workers, signals, time_scale, log_lost } = start;
         let loaded = Loaded { config: scaling::config(loaded.config, time_scale), ..loaded };
         let (commands, asked) = mpsc::channel(COMMANDS_MAX);
         let (events, own) = mpsc::channel(EVENTS_MAX);
@@ -240,7 +242,7 @@ impl Supervisor {
             archive: None,
             sampling: Sampling::new(clock.now(), time_scale),
             rechecking: BTreeSet::new(),
-            facade: Facade::new(time_scale),
+            facade: Facade::new(time_scale, log_lost),
             awaiting_names: None,
             notes: Notes { lost, ..Notes::default() },
             forget_at: None,

@@ -53,6 +53,7 @@ impl Site {
             workers: 2,
             signals,
             time_scale: TimeScale::default(),
+            log_lost: Arc::default(),
         };
         self.running = Some(super::start(start).unwrap());
     }
@@ -524,6 +525,7 @@ fn a_state_folder_that_cannot_be_used_is_a_start_error() {
         workers: 1,
         signals: false,
         time_scale: TimeScale::default(),
+        log_lost: Arc::default(),
     };
     let error = super::start(start).map(|_| ()).unwrap_err().to_string();
     assert!(error.starts_with("state_dir: cannot write ") && error.contains("/state"), "{error}");

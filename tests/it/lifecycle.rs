@@ -26,6 +26,7 @@ async fn refused(folder: &Path, config: &impl Display) -> String {
         environment: Vec::new(),
         signals: false,
         time_scale: TimeScale::default(),
+        log_lost: Arc::default(),
     };
     let started = tokio::task::spawn_blocking(move || start(options).map(|running| running.stop()));
     let started = soon("a start's end", started).await.expect("a start does not panic");

@@ -2,7 +2,7 @@
 
 use crate::harness::metrics::Metrics;
 use crate::harness::piped::sized;
-use crate::harness::raw::request;
+use crate::harness::raw::{call, request};
 use crate::harness::wait::{eventually, settled};
 use crate::harness::weir::folder;
 use crate::harness::{Client, Config, Origin, RawClient, Reply};
@@ -182,6 +182,16 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     let mut client = Client::http1(process.address).await;
     eventually("the breaker", async || (client.get("/", &[("x-user-id", "u")]).await.status == 200).then_some(()))
         .await;
+    let lost = async || Some(process.metrics().await?.count("weir_log_dropped_total", &[]));
+    assert_eq!(lost().await, Some(0), "it waits in the queue");
+    // Each problem of a file is a line, and with some readings they are more than the queue holds.
+    let mistakes: String = (0..300).map(|number| format!("mistake-{number} = 1\n")).collect();
+    std::fs::write(&file, mistakes).expect("the folder is ours");
+    eventually("lines that are lost", async || {
+        assert_eq!(call(process.admin, "POST", "/api/v1/reload", &[("host", "localhost")], b"").await.status, 409);
+        lost().await.filter(|count| *count > 0)
+    })
+    .await;
     process.signal("-TERM");
     assert_eq!(process.exit_code().await, Some(0));
 }

@@ -25,6 +25,7 @@ use crate::rollout::report::{RolloutReport, State};
 use crate::rollout::scale::TimeScale;
 use keys::Key;
 use place::Place;
+use std::sync::Arc;
 use std::time::Duration;
 use traffic::Traffic;
 use upstream::Upstream;
@@ -44,7 +45,13 @@ pub fn run(console: &mut Console, global: &Global, arguments: &Demo) -> Outcome 
     let place = Place::make(legacy.address, new.address).map_err(|error| failed("its folder", &error))?;
     // The person's own WEIR__ variables are about another config.
     let time_scale = TimeScale::new(TIME_SCALE).unwrap_or_default();
-    let options = Options { config: place.config(), environment: Vec::new(), signals: false, time_scale };
+    let options = Options {
+        config: place.config(),
+        environment: Vec::new(),
+        signals: false,
+        time_scale,
+        log_lost: Arc::default(),
+    };
     let running = start(options).map_err(|error| failed("its proxy", &error))?;
 
     let shown = runtime.block_on(show(console, global, arguments, &running, &new));

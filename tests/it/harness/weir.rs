@@ -54,7 +54,7 @@ impl Weir {
         factor: u32,
     ) -> Weir {
         let time_scale = TimeScale::new(factor).expect("a factor of the contract");
-        let options = Options { config, environment, signals: false, time_scale };
+        let options = Options { config, environment, signals: false, time_scale, log_lost: Arc::default() };
         // It may block and may make runtimes of its own, which a thread of this runtime must not.
         let started = tokio::task::spawn_blocking(move || start(options).map_err(|problem| problem.to_string()));
         let running = soon("a start", started).await.expect("a start does not panic");
