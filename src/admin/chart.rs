@@ -117,6 +117,8 @@ const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 200.0;
 /// The width of a letter of a mark's word where a chart is as narrow as on a phone, in percent of it.
 const LETTER_PERCENT: f64 = 2.1;
+/// How wide a point is drawn that stands alone.
+const DOT: f64 = 14.0;
 /// Lines of the grid, more or less.
 const GRID: f64 = 4.0;
 /// Lines of the grid that a scale can ask for.
@@ -193,8 +195,10 @@ impl Chart<'_> {
                     let next = known
                         .get(place + 1)
                         .filter(|(next_ms, next)| next.is_some() && next_ms.saturating_sub(*at_ms) <= self.gap_ms);
-                    let dot = if next.is_none() { "h2" } else { "" };
-                    write!(path, "M{x:.1} {y:.1}{dot}")
+                    match next {
+                        Some(_) => write!(path, "M{x:.1} {y:.1}"),
+                        None => write!(path, "M{:.1} {y:.1}h{DOT}", (x - DOT / 2.0).clamp(0.0, WIDTH - DOT)),
+                    }
                 }
             };
             before = Some((*at_ms, value));
@@ -450,7 +454,7 @@ mod tests {
         };
         assert_eq!(path(vec![at(0, 0.0), at(1, 1.0), at(2, 0.0)]).matches(['M', 'L']).count(), 3);
         assert_eq!(path(vec![at(0, 0.0), at(1, 1.0), at(5, 0.0)]).matches('M').count(), 2);
-        assert_eq!(path(vec![at(0, 0.0), (1_600_000_001_000, None), at(2, 0.0)]).matches("h2").count(), 2);
+        assert_eq!(path(vec![at(0, 0.0), (1_600_000_001_000, None), at(2, 0.0)]).matches("h14").count(), 2);
         assert!(chart(vec![(1, None)]).is_empty() && !chart(vec![at(0, 0.0)]).is_empty());
     }
 }

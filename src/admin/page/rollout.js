@@ -77,7 +77,7 @@ function actions(page, rollout) {
 
 function plan(rollout) {
   if (rollout.stages.length === 0) {
-    return section("Plan", h("p", { class: "empty" }, `No stages: ${share(rollout.weight_ppm)} of the units are on the canary until somebody says otherwise.`));
+    return section("Plan", h("p", { class: "empty" }, `No stages: the weight of ${share(rollout.weight_ppm)} holds until somebody sets another one.`));
   }
   const present = rollout.stage;
   const step = (stage, place) => {

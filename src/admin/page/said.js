@@ -13,6 +13,8 @@ export function tone(rollout) {
 export function state(rollout) {
   if (rollout.killed) return "killed";
   if (rollout.state === "waiting_approval") return "waits for approval";
+  if (rollout.state === "running" && rollout.breaker?.state === "open") return "breaker open";
+  if (rollout.state === "running" && rollout.breaker?.state === "half_open") return "breaker half-open";
   return words(rollout.state);
 }
 

@@ -65,7 +65,8 @@ impl Picture {
 
     fn detail(&self, rollout: &Rollout, columns: usize, paint: Paint) -> String {
         let lines = [status::headline(rollout, paint), plan::stands(rollout)].into_iter().chain(plan::note(rollout));
-        let mut text: String = lines.map(|line| fold(line.trim_end(), columns) + "\n").collect();
+        let folded = |text: &str| text.lines().map(|line| fold(line, columns) + "\n").collect::<String>();
+        let mut text: String = lines.map(|lines| folded(&lines)).collect();
         if let Some(scale) = status::rehearsal(rollout) {
             text.push_str(&format!("{}\n", paint.tone(Tone::Yellow, &scale)));
         }
@@ -73,7 +74,7 @@ impl Picture {
         text.push_str(&format!("{}\n", self.arms(rollout, columns).print(paint)));
         text.push_str(&stages::criteria(rollout, paint));
         if let Some(breaker) = &rollout.breaker {
-            text.push_str(&status::breaker(breaker, paint));
+            text.push_str(&folded(&status::breaker(breaker, paint)));
         }
         if let Some(shadow) = &rollout.shadow {
             text.push_str(&format!("{}\n", status::shadow(shadow, paint)));

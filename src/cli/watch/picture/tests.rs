@@ -92,6 +92,17 @@ events
 }
 
 #[test]
+fn why_it_tripped_is_shown_to_the_last_word() {
+    let mut picture = picture();
+    let breaker =
+        json!({"state": "open", "last_reason": "consecutive_errors 5 >= 5 (requests in a row: connect 5; 5 units)"});
+    picture.rollouts[0].breaker = serde_json::from_value(breaker).unwrap();
+    let text = picture.text(NOW, 40, Paint::default());
+    let wanted = "tripped by consecutive_errors 5 >= 5 (requests in a row: connect 5; 5 units)\n";
+    assert!(!text.contains(wanted) && text.replace("\n  ", " ").contains(wanted), "{text}");
+}
+
+#[test]
 fn a_bar_is_full_when_the_time_is_served_and_never_before() {
     assert_eq!(
         ["0,60", "30,60", "59,60", "60,60", "90,60", "0,0"].map(|case| {
