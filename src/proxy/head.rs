@@ -210,15 +210,15 @@ fn framing(status: StatusCode, request: &Method, coded: bool, length: Option<u64
 
 /// Fields about this connection alone (RFC 9110 §7.6.1), besides those that `Connection` names.
 pub fn concerns_connection(name: &HeaderName) -> bool {
+    // By length first, which leaves few names to compare with.
     matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
+        (name.as_str().len(), name.as_str()),
+        (2, "te")
+            | (7, "upgrade")
+            | (10, "connection" | "keep-alive")
+            | (16, "proxy-connection")
+            | (17, "transfer-encoding")
+            | (18, "proxy-authenticate")
     )
 }
 
