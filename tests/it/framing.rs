@@ -4,6 +4,7 @@
 use crate::framing_cases::more;
 use crate::harness::raw::RawAnswer;
 use crate::harness::recorder::Recorder;
+use crate::harness::streams::{END_STREAM, RESET, Streams};
 use crate::harness::tls::Certificate;
 use crate::harness::weir::folder;
 use crate::harness::{Config, RawClient, Weir};
@@ -474,6 +475,47 @@ async fn many_requests_sent_at_once_are_answered_in_order() {
             assert_eq!(client.answer().await.status, 200, "{round}: {number}");
         }
     }
+    weir.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_at_once_leaves_no_request_out_of_the_log() {
+    let recorder = Recorder::start().await;
+    let weir = recorded(&recorder, "").await;
+    for number in 0..100 {
+        let mut client = RawClient::connect(weir.address).await;
+        let body = format!("POST /left-{number}-a HTTP/1.1\r\n{HOST}content-length: 5\r\n\r\nhello");
+        client.send(format!("{body}GET /left-{number}-b HTTP/1.1\r\n{HOST}\r\n")).await;
+        drop(client);
+        let mut client = Streams::connect(weir.address).await;
+        let path = format!("/left-{number}-c");
+        let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a.example"), (":path", &path)];
+        client.head(1, END_STREAM, &fields).await;
+        if number % 2 == 0 {
+            client.frame(RESET, 0, 1, &[0, 0, 0, 8]).await;
+        }
+    }
+    let folder = std::sync::Arc::clone(&weir.folder);
+    weir.stop().await;
+    let (logged, seen) = (logged(folder.path()), seen(&recorder));
+    assert!(!seen.is_empty());
+    for request in &seen {
+        assert!(logged.contains(request), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn http2_is_not_begun_on_a_connection_of_http1() {
+    let recorder = Recorder::start().await;
+    let weir = recorded(&recorder, "").await;
+    let mut client = RawClient::connect(weir.address).await;
+    client
+        .send(format!("GET /first HTTP/1.1\r\n{HOST}\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\nGET /x HTTP/1.1\r\n\r\n"))
+        .await;
+    assert_eq!(client.answer().await.status, 200);
+    assert_eq!(client.answer().await.status, 505);
+    assert!(client.try_answer().await.is_none());
+    assert_eq!(seen(&recorder), ["GET /first"]);
     weir.stop().await;
 }
 

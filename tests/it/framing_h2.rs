@@ -4,7 +4,9 @@
 use crate::framing::{logged, recorded, seen};
 use crate::harness::Weir;
 use crate::harness::recorder::Recorder;
-use crate::harness::streams::{CONTINUATION, DATA, END_HEADERS, END_STREAM, End, HEADERS, Streams, block};
+use crate::harness::streams::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, End, HEADERS, RESET, SETTINGS, Streams, block,
+};
 
 const METHOD: (&str, &str) = (":method", "GET");
 const OPTIONS: (&str, &str) = (":method", "OPTIONS");
@@ -13,6 +15,12 @@ const SCHEME: (&str, &str) = (":scheme", "http");
 const AUTHORITY: (&str, &str) = (":authority", "a.example");
 const PATH: (&str, &str) = (":path", "/");
 const UNIT: (&str, &str) = ("x-user-id", "u");
+
+/// Kinds of frames that only this file sends, and a flag.
+const PROMISE: u8 = 5;
+const PING: u8 = 6;
+const WINDOW: u8 = 8;
+const PADDED: u8 = 8;
 
 /// PROTOCOL_ERROR.
 const PROTOCOL: u32 = 1;
@@ -321,6 +329,7 @@ async fn frames_out_of_place_end_the_connection() {
     let recorder = Recorder::start().await;
     let weir = weir(&recorder).await;
     let head = block(&[METHOD, SCHEME, AUTHORITY, PATH, UNIT]);
+    let bad = block(&[METHOD, SCHEME, AUTHORITY, ("connection", "x"), PATH]);
     let cases: Vec<(&str, Vec<Frame>)> = vec![
         ("a head on stream 0", vec![(HEADERS, END_HEADERS | END_STREAM, 0, head.clone())]),
         ("a head on an even stream", vec![(HEADERS, END_HEADERS | END_STREAM, 2, head.clone())]),
@@ -332,6 +341,35 @@ async fn frames_out_of_place_end_the_connection() {
         ("a part of a head that has none before", vec![(CONTINUATION, END_HEADERS, 1, head.clone())]),
         ("fields that are none", vec![(HEADERS, END_HEADERS | END_STREAM, 1, vec![0xff; 40])]),
         ("a frame beyond the limit", vec![(DATA, END_STREAM, 1, vec![0; 20_000])]),
+        (
+            "a stream that has passed",
+            vec![
+                (HEADERS, END_HEADERS | END_STREAM, 5, bad.clone()),
+                (HEADERS, END_HEADERS | END_STREAM, 3, head.clone()),
+            ],
+        ),
+        (
+            "more padding than there is",
+            vec![(HEADERS, END_HEADERS | END_STREAM | PADDED, 1, [&[200], &head[..]].concat())],
+        ),
+        ("a promise of a client", vec![(PROMISE, END_HEADERS, 1, [&[0, 0, 0, 2], &head[..]].concat())]),
+        ("a reset of nothing", vec![(RESET, 0, 1, vec![0, 0, 0, 8])]),
+        ("settings on a stream", vec![(SETTINGS, 0, 1, vec![])]),
+        ("half a setting", vec![(SETTINGS, 0, 0, vec![0, 1, 0])]),
+        ("a setting that is none", vec![(SETTINGS, 0, 0, vec![0, 5, 0, 0, 0, 1])]),
+        ("half a ping", vec![(PING, 0, 0, vec![0; 7])]),
+        ("a window of nothing", vec![(WINDOW, 0, 0, vec![0; 4])]),
+        ("an index of nothing", vec![(HEADERS, END_HEADERS | END_STREAM, 1, vec![0x80])]),
+        ("an index beyond the table", vec![(HEADERS, END_HEADERS | END_STREAM, 1, vec![0xff, 0xff, 0xff, 0x7f])]),
+        ("a number without an end", vec![(HEADERS, END_HEADERS | END_STREAM, 1, [&[0xff][..], &[0xff; 20]].concat())]),
+        (
+            "a table beyond the limit",
+            vec![(HEADERS, END_HEADERS | END_STREAM, 1, [&[0x3f, 0xff, 0xff, 0x7f], &head[..]].concat())],
+        ),
+        (
+            "text beyond the block",
+            vec![(HEADERS, END_HEADERS | END_STREAM, 1, [&head[..], &[0, 1, b'a', 90, b'b']].concat())],
+        ),
     ];
     for (what, frames) in cases {
         let mut client = Streams::connect(weir.address).await;
