@@ -56,7 +56,7 @@ impl View {
     /// A whole screen, drawn over the last one.
     pub fn frame(&self, columns: usize, rows: usize, paint: Paint) -> String {
         let print = |line: &Line| line.iter().map(|(tone, piece)| paint.tone(*tone, piece)).collect::<String>() + "\n";
-        screen::frame(&self.lines().iter().map(print).collect::<String>(), columns, rows)
+        screen::frame(&self.lines(columns).iter().map(print).collect::<String>(), columns, rows)
     }
 
     /// One line of numbers, for pipes and files.
@@ -94,7 +94,7 @@ impl View {
         lines
     }
 
-    fn lines(&self) -> Vec<Line> {
+    fn lines(&self, columns: usize) -> Vec<Line> {
         let plain = |text: &str| vec![(Tone::Plain, text.to_owned())];
         let mode = if self.mode == Mode::Healthy { Tone::Green } else { Tone::Red };
         let mut lines = vec![vec![(Tone::Bold, " weir demo".to_owned())]];
@@ -109,7 +109,7 @@ impl View {
                 lines.push(plain(&format!(" {}", plan::stands(&Rollout::of(report, WINDOW)))));
                 let why = report.state_reason.as_deref().map_or(String::new(), render::clean);
                 lines.push(vec![(Tone::Yellow, format!(" {why}"))]);
-                lines.extend(numbers(&report.arms));
+                lines.extend(numbers(&report.arms, columns));
                 let judged = judged(report);
                 lines.extend((!judged.is_empty()).then(|| plain("")));
                 lines.extend(judged);
@@ -172,8 +172,9 @@ fn judged(report: &RolloutReport) -> Vec<Line> {
     report.gates.iter().map(gate).chain(report.triggers.iter().map(trigger)).chain(breaker).collect()
 }
 
-/// Both arms side by side, each number with a bar where a bar says something.
-fn numbers(arms: &[ArmReport; 2]) -> Vec<Line> {
+/// Both arms side by side, each number with a bar where a bar says something and there is room for it.
+fn numbers(arms: &[ArmReport; 2], columns: usize) -> Vec<Line> {
+    let bars = (columns.saturating_sub(BESIDE_BARS) / 2).min(BAR_MAX);
     let all: u64 = arms.iter().map(|arm| arm.requests).sum();
     let slowest = arms.iter().filter_map(|arm| arm.p99_ms).fold(0.0, f64::max);
     let row = |name: &str, show: &dyn Fn(&ArmReport) -> (Tone, String, f64)| {
@@ -181,7 +182,7 @@ fn numbers(arms: &[ArmReport; 2]) -> Vec<Line> {
         for arm in arms {
             let (tone, text, part) = show(arm);
             line.push((tone, format!("{text:>9}")));
-            line.push((tone, format!(" {}", bar(part))));
+            line.push((tone, format!(" {}", bar(part, bars))));
         }
         if let Some((_, last)) = line.last_mut() {
             last.truncate(last.trim_end().len());
@@ -189,7 +190,7 @@ fn numbers(arms: &[ArmReport; 2]) -> Vec<Line> {
         line
     };
     let latency = |ms: Option<f64>| (Tone::Plain, render::latency(ms), ms.map_or(0.0, |ms| ms / slowest.max(ms)));
-    let head = [" ".repeat(9), format!("{:>9} {:BAR$}", "stable", ""), format!("{:>9}", "canary")].concat();
+    let head = [" ".repeat(9), format!("{:>9} {:bars$}  ", "stable", ""), format!("{:>9}", "canary")].concat();
     vec![
         vec![(Tone::Bold, head)],
         row("share", &|arm| {
@@ -207,18 +208,22 @@ fn numbers(arms: &[ArmReport; 2]) -> Vec<Line> {
     ]
 }
 
-/// A bar of `BAR` columns for a part of 0 to 1; anything above nothing shows.
-fn bar(part: f64) -> String {
-    let eighths = (part.clamp(0.0, 1.0) * (BAR_DRAWN * 8) as f64).round() as usize;
+/// A bar of up to so many columns for a part of 0 to 1, with the gap to what follows; anything above nothing shows.
+fn bar(part: f64, columns: usize) -> String {
+    if columns == 0 {
+        return "  ".to_owned();
+    }
+    let eighths = (part.clamp(0.0, 1.0) * (columns * 8) as f64).round() as usize;
     let eighths = if part > 0.0 { eighths.max(1) } else { eighths };
     let mut bar = "█".repeat(eighths / 8);
     bar.extend(["▏", "▎", "▍", "▌", "▋", "▊", "▉"].get((eighths % 8).wrapping_sub(1)).copied());
-    format!("{bar:BAR$}")
+    format!("{bar:columns$}  ")
 }
 
-/// Columns of a bar, with the gap to what follows.
-const BAR: usize = 22;
-const BAR_DRAWN: usize = 20;
+/// Columns of a bar, at most.
+const BAR_MAX: usize = 20;
+/// Columns that names, numbers and gaps take.
+const BESIDE_BARS: usize = 32;
 const USUAL_ADMIN_PORT: u16 = 9900;
 
 #[cfg(test)]
@@ -314,6 +319,9 @@ mod tests {
         let lines: Vec<&str> = frame.trim_start_matches("\x1b[H").split("\x1b[K\r\n").collect();
         assert_eq!(lines.len(), 5);
         assert!(lines[..4].iter().all(|line| line.chars().count() <= 20), "{lines:?}");
+        // Bars go before numbers do.
+        let narrow = view().frame(40, 40, Paint::default());
+        assert!(narrow.contains("\r\n p99       40.0 ms ████    20.0 ms ██\x1b[K"), "{narrow}");
     }
 
     #[test]
