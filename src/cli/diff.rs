@@ -97,7 +97,7 @@ fn histogram(diff: &view::Diff, paint: Paint) -> String {
     let first = diff.histogram.iter().position(|size| used(&size)).unwrap_or(0);
     let last = diff.histogram.iter().rposition(|size| used(&size)).map_or(0, |last| last + 1);
     for size in diff.histogram.get(first..last).unwrap_or_default() {
-        row(format!("<= {}%", size.up_to * 100.0), size.count, size.up_to <= diff.tolerance);
+        row(format!("<= {}%", (size.up_to * 1e6).round() / 1e4), size.count, size.up_to <= diff.tolerance);
     }
     if diff.without_size > 0 {
         row("not a number".to_owned(), diff.without_size, false);

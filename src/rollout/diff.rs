@@ -142,6 +142,16 @@ pub struct Field {
     pub class: Class,
 }
 
+impl Field {
+    /// Whatever stands beside it in its table: where keys are data there is no end of them, and they are told as one.
+    /// None of what stands in no table.
+    fn of_its_table(&self) -> Option<Field> {
+        let table =
+            self.path.rfind('/').and_then(|slash| self.path.get(..slash)).filter(|_| self.path.starts_with('/'))?;
+        Some(Field { path: format!("{table}/*"), class: self.class })
+    }
+}
+
 /// One difference.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
@@ -171,6 +181,8 @@ pub struct Hits {
 pub struct Found {
     /// By field.
     pub fields: BTreeMap<Field, Hits>,
+    /// How many fields of each table are told apart, by the field that the others of it are.
+    tables: BTreeMap<Field, usize>,
     /// Differences that belong to more fields than are told apart.
     pub more: u64,
     /// Whether the bodies were left out because one is longer than is compared, or both are.
@@ -197,13 +209,28 @@ impl Found {
     }
 
     fn add(&mut self, path: String, difference: Difference) {
-        let field = Field { path, class: difference.class };
-        if let Some(hits) = self.fields.get_mut(&field) {
-            *hits = Hits { count: hits.count + 1, largest: difference };
-        } else if self.fields.len() < FIELDS_MAX {
-            self.fields.insert(field, Hits { count: 1, largest: difference });
-        } else if difference.size.is_infinite() {
-            self.more += 1;
+        let mut field = Field { path, class: difference.class };
+        if let (false, Some(rest)) = (self.fields.contains_key(&field), field.of_its_table()) {
+            let told_apart = self.tables.get(&rest).copied().unwrap_or_default();
+            if told_apart >= TABLE_FIELDS_MAX || self.fields.len() >= FIELDS_MAX {
+                field = rest;
+            } else {
+                self.tables.insert(rest, told_apart + 1);
+            }
+        }
+        let room = self.fields.len() < FIELDS_MAX + TABLES_MAX;
+        match self.fields.get_mut(&field) {
+            Some(hits) => {
+                hits.count += 1;
+                if difference.size >= hits.largest.size {
+                    hits.largest = difference;
+                }
+            }
+            None if room => {
+                self.fields.insert(field, Hits { count: 1, largest: difference });
+            }
+            None if difference.size.is_infinite() => self.more += 1,
+            None => {}
         }
     }
 }
@@ -385,7 +412,11 @@ const SECRETS: [&str; 12] = [
 ];
 /// What is shown in place of a value.
 pub const WITHHELD: &str = "(withheld)";
-/// Fields that one comparison tells apart; answers that differ in more differ anyhow.
+/// Fields that one comparison tells apart.
 pub const FIELDS_MAX: usize = 128;
+/// Of these, fields of one table and of one class.
+pub const TABLE_FIELDS_MAX: usize = 32;
+/// Tables of which it tells what else is in them, as one field each; answers that differ in more differ anyhow.
+pub const TABLES_MAX: usize = 32;
 /// Characters of a value that are shown.
 pub const SHOWN_CHARACTERS_MAX: usize = 96;

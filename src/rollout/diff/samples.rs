@@ -36,6 +36,8 @@ pub struct Samples {
     began: Time,
     fields: Vec<Known>,
     ids: BTreeMap<Field, u16>,
+    /// How many fields of each table are told apart, by the field that the others of it are.
+    tables: BTreeMap<Field, usize>,
     kept: VecDeque<Sample>,
     /// How many marks there are in `kept`.
     marks: usize,
@@ -97,6 +99,7 @@ impl Samples {
         if found.more > 0 {
             marks.push((OTHERS, f64::INFINITY));
         }
+        one_each(&mut marks);
         if telling && kind == Kind::Canary {
             self.examples.push_back(example());
             let too_many = self.examples.len().saturating_sub(EXAMPLES_MAX);
@@ -128,11 +131,30 @@ impl Samples {
         &self.fields
     }
 
+    pub(super) fn id_of(&self, field: &Field) -> Option<u16> {
+        self.ids.get(field).copied()
+    }
+
+    /// The field's id: its own, or that of all others of its table where more of them have differed than are told apart.
     fn id(&mut self, field: &Field) -> Option<u16> {
         if let Some(id) = self.ids.get(field) {
             return Some(*id);
         }
-        let id = u16::try_from(self.fields.len()).ok().filter(|_| self.fields.len() < FIELDS_MAX)?;
+        let rest = field.of_its_table().filter(|rest| rest != field);
+        if self.fields.len() < FIELDS_MAX {
+            let Some(rest) = &rest else { return self.new_id(field) };
+            let told_apart = self.tables.entry(rest.clone()).or_default();
+            *told_apart += 1;
+            if *told_apart <= TABLE_FIELDS_MAX {
+                return self.new_id(field);
+            }
+        }
+        let rest = rest?;
+        self.ids.get(&rest).copied().or_else(|| self.new_id(&rest))
+    }
+
+    fn new_id(&mut self, field: &Field) -> Option<u16> {
+        let id = u16::try_from(self.fields.len()).ok().filter(|_| self.fields.len() < FIELDS_MAX + TABLES_MAX)?;
         self.ids.insert(field.clone(), id);
         self.fields.push(Known { field: field.clone(), outlier: None, noisy: false });
         Some(id)
@@ -145,6 +167,12 @@ impl Samples {
     }
 }
 
+/// The largest mark of each field, in their order.
+pub(super) fn one_each(marks: &mut Vec<(u16, f64)>) {
+    marks.sort_unstable_by(|(one, size), (other, than)| one.cmp(other).then(than.total_cmp(size)));
+    marks.dedup_by_key(|(id, _)| *id);
+}
+
 fn twin(field: &Field) -> Option<Field> {
     let class = match field.class {
         Class::Missing => Class::Added,
@@ -154,10 +182,14 @@ fn twin(field: &Field) -> Option<Field> {
     Some(Field { path: field.path.clone(), class })
 }
 
-/// The id of all fields beyond `FIELDS_MAX`.
+/// The id of all fields of which nothing is told apart.
 pub(super) const OTHERS: u16 = u16::MAX;
 /// Fields of a rollout that are told apart.
 pub const FIELDS_MAX: usize = 1_000;
+/// Tables whose other fields are told apart from those of other tables, besides.
+const TABLES_MAX: usize = 100;
+/// Fields of one table, and of one class, that are told apart. A table that has more of them that differ has data for keys.
+pub const TABLE_FIELDS_MAX: usize = 64;
 /// Comparisons that are kept: half an hour of 10 a second.
 pub const SAMPLES_MAX: usize = 20_000;
 /// Differing fields that are kept, over all comparisons: 5 MB.

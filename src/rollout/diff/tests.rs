@@ -1,7 +1,7 @@
 //! Comparison on known answers, its laws on made-up ones, and the verdict on streams of comparisons drawn from a seed.
 
 use super::ignore::Ignore;
-use super::samples::{EXAMPLES_MAX, Example, Kind, MARKS_MAX, SAMPLES_MAX, Samples};
+use super::samples::{EXAMPLES_MAX, Example, Kind, SAMPLES_MAX, Samples};
 use super::value::{Number, Value};
 use super::verdict::{Limits, Verdict, count, judge, rate};
 use super::*;
@@ -179,8 +179,13 @@ fn hostile_answers_take_a_stated_effort() {
         Value::table((0..5_000).map(|n| (format!("{prefix}{n}").into(), Value::Text("x".repeat(500).into()))).collect())
     };
     let found = between(&keys("a"), &keys("b"), &rules());
-    assert_eq!(found.fields.len(), FIELDS_MAX);
-    assert_eq!(found.more, 10_000 - FIELDS_MAX as u64);
+    assert_eq!(
+        found.fields.len(),
+        2 * (TABLE_FIELDS_MAX + 1),
+        "some of what is missing and added, and the rest of each"
+    );
+    assert_eq!(found.fields.values().map(|hits| hits.count).sum::<u64>(), 10_000);
+    assert_eq!(found.more, 0);
     assert!(found.fields.values().all(|hits| hits.largest.first.len() < 2 * SHOWN_CHARACTERS_MAX));
     let mut nested = Value::List((0..40).map(|n| Value::Number(Number::Whole(n))).collect());
     let mut other = Value::List((0..40).map(|n| Value::Number(Number::Whole(n * 1000 + 7))).collect());
@@ -456,6 +461,83 @@ fn a_field_that_comes_and_goes_by_itself_is_noise_in_both_directions() {
     assert!(judged.fields.iter().all(|field| field.is_noise));
 }
 
+/// Comparisons of answers that have a table with data for keys, no two the same, and `/n` that differs or not.
+fn with_data_for_keys(samples: u64, keys: u32, differs: impl Fn(u64) -> bool) -> Samples {
+    let (mut kept, rules) = (Samples::new(Time::default()), rules());
+    for number in 0..samples {
+        for kind in [Kind::Canary, Kind::Noise].into_iter().filter(|kind| *kind == Kind::Canary || number % 10 == 0) {
+            let table = |prefix: &str| {
+                let key = |n| (format!("{prefix}{kind:?}{number}-{n}").into(), Value::Bool(true));
+                Value::table((0..keys).map(key).collect())
+            };
+            let whole = |keys, number| {
+                Value::table(vec![("map".into(), keys), ("n".into(), Value::Number(Number::Whole(number)))])
+            };
+            let changed = i128::from(kind == Kind::Canary && differs(number));
+            let found = between(&whole(table("a"), 1), &whole(table("b"), 1 + changed), &rules);
+            kept.record(Time::default(), kind, &found, &rules, example);
+        }
+    }
+    kept
+}
+
+#[test]
+fn keys_that_are_data_are_noise_and_hide_nothing_else() {
+    for keys in [1, 2, 80] {
+        let same = judge(&with_data_for_keys(1_000, keys, |_| false), LIMITS);
+        assert_eq!(
+            (same.verdict, same.differing.hits, same.noise.hits),
+            (Verdict::Pass, 0, 0),
+            "{keys}: {}",
+            same.reason
+        );
+        let names = |field: &verdict::FieldJudgement| field.is_noise && field.field.path == "/map/*";
+        assert!(same.fields.iter().all(names), "{keys}: {:?}", same.fields);
+        let other = judge(&with_data_for_keys(1_000, keys, |number| number % 50 == 0), LIMITS);
+        assert_eq!((other.verdict, other.differing.hits), (Verdict::Fail, 20), "{keys}: {}", other.reason);
+        let failing = other.fields.iter().filter(|field| field.fails).map(|field| &*field.field.path);
+        assert_eq!(failing.collect::<Vec<_>>(), ["/n"], "{keys}");
+    }
+}
+
+#[test]
+fn noise_is_that_of_the_same_time_where_there_is_enough_of_it() {
+    let (mut samples, rules) = (Samples::new(Time::default()), rules());
+    for number in 0..1_200_u64 {
+        let mut found = Found::default();
+        if number >= 800 {
+            found.add("/id".into(), plain(Class::Value, "/id", ["1".into(), "2".into()]));
+        }
+        let now = Time::from_micros(number);
+        samples.record(now, Kind::Canary, &found, &rules, example);
+        if number % 5 == 0 {
+            samples.record(now, Kind::Noise, &found, &rules, example);
+        }
+    }
+    let last = |samples_asked| judge(&samples, Limits { samples: samples_asked, ..LIMITS });
+    assert_eq!((last(400).verdict, last(400).noise.of), (Verdict::Pass, 80), "{}", last(400).reason);
+    assert_eq!(last(100).noise.of, 240, "too little of it");
+}
+
+#[test]
+fn nothing_passes_where_stable_is_never_the_same() {
+    let mut samples = Samples::new(Time::default());
+    for number in 0..1_000 {
+        for kind in [Kind::Canary, Kind::Noise] {
+            let mut found = Found::default();
+            for table in 0..40 {
+                let path = format!("/{kind:?}{number}-{table}/id");
+                found.add(path.clone(), plain(Class::Value, &path, ["1".into(), "2".into()]));
+            }
+            samples.record(Time::default(), kind, &found, &rules(), example);
+        }
+    }
+    let judged = judge(&samples, LIMITS);
+    assert_eq!(judged.verdict, Verdict::NotEnoughData, "{}", judged.reason);
+    assert!(judged.reason.ends_with("with `ignore`"), "{}", judged.reason);
+    assert_eq!(rate(&samples, Time::default(), LIMITS), Err("stable differs from itself too often to tell"));
+}
+
 #[test]
 fn what_is_kept_is_bounded_and_what_is_noise_is_no_example() {
     let (mut samples, rules) = (Samples::new(Time::default()), rules());
@@ -467,11 +549,10 @@ fn what_is_kept_is_bounded_and_what_is_noise_is_no_example() {
         }
         samples.record(Time::from_micros(number), Kind::Canary, &found, &rules, example);
     }
-    assert!(count(&samples).0 <= (MARKS_MAX / 40) as u64);
-    assert!(samples.fields().len() <= samples::FIELDS_MAX);
+    assert_eq!(samples.fields().len(), samples::TABLE_FIELDS_MAX + 1);
     assert_eq!(samples.examples().count(), EXAMPLES_MAX);
     let judged = judge(&samples, Limits { samples: 100, noise: 0.0, ..LIMITS });
-    assert!(judged.fields.iter().any(|field| field.field.path == "(other fields)"));
+    assert!(judged.fields.iter().any(|field| field.field.path == "/*"));
 
     let mut quiet = Samples::new(Time::default());
     let mut found = Found::default();

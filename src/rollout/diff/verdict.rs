@@ -3,6 +3,7 @@
 //! **Fields.** Of `n` samples `k` differ in a field, of `m` noise samples (stable against stable) `j`. A field is *noise* where
 //! `j > 0` and the canary is not shown to differ there oftener than stable does from itself: Fisher's exact test of `k` of `n`
 //! against `j` of `m`, at `ALPHA_NOISE` over all fields together. A field in which stable was never seen to differ counts in full.
+//! Where the keys of a table are data, its fields that were seen once or twice are judged as one.
 //!
 //! **Rate.** `D` is the share of samples that differ in a field that is not noise, `N` the same share of the noise samples. If
 //! noise and differences come independently, `D = N + x - N x`, so with noise taken off the rate is `x = (D - N) / (1 - N)`
@@ -10,10 +11,11 @@
 //!
 //! **Verdict.** *pass*: enough samples, and `x` is at most the limit. *fail*: the lower 95 % bound of `x` (Clopper and Pearson's
 //! of `D`, with the upper one of `N` where it is not 0) is above the limit, so that answers which keep the limit fail in at most 5 %
-//! of all cases. In between, and with fewer samples than asked for: *not enough data*, with the number that would tell.
+//! of all cases. In between, and with fewer samples than asked for: *not enough data*, with the number that would tell. Where stable
+//! differs from itself in most samples, or in more fields than are told apart, nothing passes: what is wrong would not show.
 
 use super::exact::{Share, chance_of_excess};
-use super::samples::{Kind, OTHERS, Sample, Samples};
+use super::samples::{Kind, OTHERS, Sample, Samples, one_each};
 use super::{Difference, Field};
 use crate::clock::Time;
 use std::collections::BTreeMap;
@@ -122,6 +124,9 @@ pub fn rate(samples: &Samples, since: Time, limits: Limits) -> Result<(f64, u64)
     if differing.hits > 0 && !noise_is_known(of, noise.of, limits.noise) {
         return Err("noise is not measured yet");
     }
+    if noise.rate() > NOISE_MOST || masked.contains(&OTHERS) {
+        return Err("stable differs from itself too often to tell");
+    }
     Ok((corrected(differing.rate(), noise.rate()), of))
 }
 
@@ -132,9 +137,8 @@ pub fn judge(samples: &Samples, limits: Limits) -> Judgement {
     let (differing, noise) = chosen.differing(&masked);
     let rate = corrected(differing.rate(), noise.rate());
     let bounds = bounds(differing, noise);
-    let (verdict, reason) = verdict(differing, noise, rate, bounds, limits);
     let mut fields: Vec<FieldJudgement> =
-        chosen.fields.iter().map(|(id, counts)| field(samples, *id, counts, &masked)).collect();
+        chosen.fields.iter().map(|(id, counts)| chosen.field(samples, *id, counts, &masked)).collect();
     fields.sort_by(|one, other| {
         (other.rate.total_cmp(&one.rate))
             .then(other.canary.hits.cmp(&one.canary.hits))
@@ -145,6 +149,14 @@ pub fn judge(samples: &Samples, limits: Limits) -> Judgement {
     for told in fields.iter_mut().filter(|told| !told.is_noise && told.rate > limits.max_diff_rate) {
         told.fails = self::bounds(told.canary, told.noise).0 > limits.max_diff_rate;
     }
+    let fails_alone = fields.iter().any(|told| told.fails);
+    let (verdict, reason) = match verdict(differing, noise, rate, bounds, limits) {
+        (Verdict::Pass, _) if noise.rate() > NOISE_MOST => (Verdict::NotEnoughData, drowned(noise)),
+        (Verdict::Pass | Verdict::Fail, _) if masked.contains(&OTHERS) && !fails_alone => {
+            (Verdict::NotEnoughData, OVERFLOWN.to_owned())
+        }
+        told => told,
+    };
     let (sizes, without_size) = chosen.sizes(&masked);
     let differing_at_all = chosen.differing(&[]).0.hits;
     Judgement {
@@ -173,35 +185,86 @@ struct Chosen<'a> {
     canary: Vec<&'a Sample>,
     noise: Vec<&'a Sample>,
     tolerance: f64,
+    /// Fields that are judged as another one, and those.
+    rest: BTreeMap<u16, u16>,
+    tables: BTreeMap<u16, Field>,
     /// By field: how many differ there, of each kind.
     fields: BTreeMap<u16, [Share; 2]>,
 }
 
 impl<'a> Chosen<'a> {
-    /// The last samples since then. Noise is taken from the whole stage: it is stable's, and does not age with the canary.
+    /// The last samples since then, with the noise of the same time; where that is little, with that of the whole stage.
     fn of(samples: &'a Samples, since: Time, tolerance: f64, last: u64) -> Self {
         let last = usize::try_from(last).unwrap_or(usize::MAX);
         let recent = samples.kept().rev().filter(|sample| sample.kind == Kind::Canary && sample.at >= since);
         let canary: Vec<&Sample> = recent.take(last).collect();
-        let noise: Vec<&Sample> = samples.kept().filter(|sample| sample.kind == Kind::Noise).collect();
+        let began = canary.last().map_or(since, |oldest| oldest.at);
+        let noise = || samples.kept().filter(|sample| sample.kind == Kind::Noise);
+        let meanwhile: Vec<&Sample> = noise().filter(|sample| sample.at >= began).collect();
+        let noise = if meanwhile.len() >= NOISE_ENOUGH { meanwhile } else { noise().collect() };
+        let mut chosen = Chosen {
+            canary,
+            noise,
+            tolerance,
+            rest: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            fields: BTreeMap::new(),
+        };
+        chosen.fields = chosen.count();
+        chosen.gather(samples);
+        if !chosen.rest.is_empty() {
+            chosen.fields = chosen.count();
+        }
+        chosen
+    }
+
+    /// Judges those fields of a table as one that were seen once or twice, if some were seen in noise: its keys are data.
+    fn gather(&mut self, samples: &Samples) {
+        let mut tables: BTreeMap<Field, (u64, Vec<u16>)> = BTreeMap::new();
+        let is_rare = |shares: &[Share; 2]| shares.iter().map(|share| share.hits).sum::<u64>() <= RARE_MAX;
+        for (id, [_, noise]) in self.fields.iter().filter(|(_, shares)| is_rare(shares)) {
+            let field = samples.fields().get(usize::from(*id)).map(|known| &known.field);
+            if let Some(table) = field.and_then(Field::of_its_table).filter(|table| Some(table) != field) {
+                let (seen, ids) = tables.entry(table).or_default();
+                *seen += noise.hits;
+                ids.push(*id);
+            }
+        }
+        for (table, (seen, ids)) in tables {
+            let id = samples.id_of(&table);
+            let is_noisy =
+                seen > 0 || id.is_some_and(|id| self.fields.get(&id).is_some_and(|[_, noise]| noise.hits > 0));
+            let free =
+                || u16::try_from(self.tables.len()).ok().and_then(|taken| OTHERS.checked_sub(1)?.checked_sub(taken));
+            if let (true, Some(id)) = (is_noisy && ids.len() > 1, id.or_else(free)) {
+                self.rest.extend(ids.into_iter().map(|of| (of, id)));
+                self.tables.insert(id, table);
+            }
+        }
+    }
+
+    /// By field how many samples differ there.
+    fn count(&self) -> BTreeMap<u16, [Share; 2]> {
         let mut fields: BTreeMap<u16, [Share; 2]> = BTreeMap::new();
-        let of = [canary.len() as u64, noise.len() as u64];
-        for (kind, list) in [&canary, &noise].into_iter().enumerate() {
-            for sample in list {
-                let mut before = None;
-                for id in sample.marks.iter().filter(|(_, size)| *size > tolerance).map(|(id, _)| *id) {
-                    let shares = fields.entry(id).or_insert_with(|| of.map(|of| Share { hits: 0, of }));
-                    // Several fields beyond those that are told apart are one in a sample; they stand side by side or not.
-                    if let Some(share) =
-                        shares.get_mut(kind).filter(|share| before != Some(id) && share.hits < share.of)
-                    {
-                        share.hits += 1;
-                    }
-                    before = Some(id);
+        let lists = [&self.canary, &self.noise];
+        for (kind, sample) in (0..).zip(lists).flat_map(|(kind, list)| list.iter().map(move |sample| (kind, sample))) {
+            let mut marks: Vec<(u16, f64)> = self.beyond(sample).collect();
+            one_each(&mut marks);
+            for (id, _) in marks {
+                let shares =
+                    fields.entry(id).or_insert_with(|| lists.map(|list| Share { hits: 0, of: list.len() as u64 }));
+                if let Some(share) = shares.get_mut::<usize>(kind) {
+                    share.hits += 1;
                 }
             }
         }
-        Chosen { canary, noise, tolerance, fields }
+        fields
+    }
+
+    /// The marks of a sample that are beyond the tolerance, with the fields that they are judged as.
+    fn beyond(&self, sample: &Sample) -> impl Iterator<Item = (u16, f64)> {
+        let marks = sample.marks.iter().filter(|(_, size)| *size > self.tolerance);
+        marks.map(|(id, size)| (self.rest.get(id).copied().unwrap_or(*id), *size))
     }
 
     /// The fields that are noise, in order.
@@ -214,13 +277,27 @@ impl<'a> Chosen<'a> {
 
     /// How many samples, and how many of noise, differ in a field that is not among `masked`.
     fn differing(&self, masked: &[u16]) -> (Share, Share) {
-        let differs = |sample: &&&Sample| {
-            let mut beyond = sample.marks.iter().filter(|(_, size)| *size > self.tolerance);
-            beyond.any(|(id, _)| masked.binary_search(id).is_err())
-        };
+        let differs = |sample: &&&Sample| self.beyond(sample).any(|(id, _)| masked.binary_search(&id).is_err());
         let share =
             |list: &[&Sample]| Share { hits: list.iter().filter(differs).count() as u64, of: list.len() as u64 };
         (share(&self.canary), share(&self.noise))
+    }
+
+    fn field(&self, samples: &Samples, id: u16, shares: &[Share; 2], masked: &[u16]) -> FieldJudgement {
+        let [canary, noise] = *shares;
+        let is_noise = masked.binary_search(&id).is_ok();
+        let known = samples.fields().get(usize::from(id)).filter(|_| id != OTHERS);
+        let others = || Field { path: "(other fields)".to_owned(), class: super::Class::Value };
+        let table = || self.tables.get(&id).cloned();
+        FieldJudgement {
+            field: known.map(|known| known.field.clone()).or_else(table).unwrap_or_else(others),
+            canary,
+            noise,
+            rate: if is_noise { 0.0 } else { corrected(canary.rate(), noise.rate()) },
+            is_noise,
+            fails: false,
+            outlier: known.and_then(|known| known.outlier.clone()),
+        }
     }
 
     /// How often numbers differed by how much, and how often something without a size did.
@@ -228,29 +305,14 @@ impl<'a> Chosen<'a> {
         let mut sizes: Vec<(f64, u64)> = SIZES.iter().map(|edge| (*edge, 0)).collect();
         let mut without = 0;
         let marks = self.canary.iter().flat_map(|sample| sample.marks.iter());
-        for (_, size) in marks.filter(|(id, _)| masked.binary_search(id).is_err()) {
+        let counts = |id: &u16| masked.binary_search(self.rest.get(id).unwrap_or(id)).is_err();
+        for (_, size) in marks.filter(|(id, _)| counts(id)) {
             match sizes.iter_mut().find(|(edge, _)| size <= edge) {
                 Some((_, count)) => *count += 1,
                 None => without += 1,
             }
         }
         (sizes, without)
-    }
-}
-
-fn field(samples: &Samples, id: u16, shares: &[Share; 2], masked: &[u16]) -> FieldJudgement {
-    let [canary, noise] = *shares;
-    let is_noise = masked.binary_search(&id).is_ok();
-    let known = samples.fields().get(usize::from(id)).filter(|_| id != OTHERS);
-    let others = || Field { path: "(other fields)".to_owned(), class: super::Class::Value };
-    FieldJudgement {
-        field: known.map_or_else(others, |known| known.field.clone()),
-        canary,
-        noise,
-        rate: if is_noise { 0.0 } else { corrected(canary.rate(), noise.rate()) },
-        is_noise,
-        fails: false,
-        outlier: known.and_then(|known| known.outlier.clone()),
     }
 }
 
@@ -290,6 +352,14 @@ fn verdict(differing: Share, noise: Share, rate: f64, bounds: (f64, f64), limits
     (Verdict::NotEnoughData, reason)
 }
 
+/// Why samples do not pass in which stable differs from itself too often.
+fn drowned(noise: Share) -> String {
+    let seen = percent(noise.rate());
+    format!(
+        "stable differs from itself in {seen} of the noise samples: leave out what changes by itself, with `ignore`"
+    )
+}
+
 /// How many samples tell a rate from the limit: where 1.645 standard deviations are as wide as their distance.
 fn needed(rate: f64, limit: f64) -> u64 {
     let apart = (rate - limit).max(1e-6);
@@ -314,6 +384,14 @@ pub const FIELDS_TOLD_MAX: usize = 50;
 const ALPHA: f64 = 0.05;
 /// How often noise may be taken for a difference, over all noisy fields together.
 const ALPHA_NOISE: f64 = 0.01;
+/// The share of noise samples that may differ where something passes.
+const NOISE_MOST: f64 = 0.5;
+const OVERFLOWN: &str =
+    "stable differs from itself in more fields than are told apart: leave out what changes by itself, with `ignore`";
+/// How often a field is seen that is judged with the others of its table, where its keys are data.
+const RARE_MAX: u64 = 2;
+/// Noise samples with which those of before are not asked.
+const NOISE_ENOUGH: usize = 50;
 /// Noise samples without which nothing fails where noise is measured.
 const NOISE_MIN: u64 = 10;
 /// Upper edges of the sizes of numeric differences. None is above 2: that is a number against its negative.
