@@ -5,9 +5,10 @@ use super::auth::{Auth, Role};
 use super::body::{Fields, Query};
 use super::failure::Failure;
 use super::health;
-use super::question::Question;
+use super::question::{Forcing, Question};
 use super::stream::{self, Feed};
 use super::{baseline, history, page, report, signal, steer, view};
+use crate::clock::Clock;
 use crate::config::hint;
 use crate::control::{Denied, Handle};
 use crate::rollout::assign::UnitAsker;
@@ -301,7 +302,9 @@ fn asker(snapshot: &Snapshot, query: &Query) -> Result<UnitAsker<'static>, Failu
         return Err(Failure::field("unit", "`unit` is missing: ask with `?unit=ID`"));
     }
     let sources = snapshot.rollouts.iter().map(|rollout| rollout.units.as_slice());
-    Ok(question.asker(sources, snapshot.rollouts.iter().map(|rollout| rollout.latch.read())))
+    let rollouts: Vec<&str> = snapshot.splits.iter().map(|split| &*split.name).collect();
+    let forcing = Forcing { rollouts: &rollouts, secret: snapshot.force.secret.as_ref(), now: Clock::system().wall() };
+    Ok(question.asker(&forcing, sources, snapshot.rollouts.iter().map(|rollout| rollout.latch.read())))
 }
 
 fn window(uri: &Uri) -> Result<Duration, Failure> {

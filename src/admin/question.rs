@@ -3,8 +3,11 @@
 //! It finds a rollout's unit in the described headers and cookies as the data plane finds it in real ones; a unit that
 //! comes from a query, a token or an address has to be given by name. Called by the API and by `weir explain -c`.
 
+use crate::clock::Wall;
+use crate::rollout::Arm;
 use crate::rollout::assign::{Switches, UnitAsker};
-use crate::snapshot::UnitSource;
+use crate::rollout::force;
+use crate::snapshot::{Secret, UnitSource};
 
 /// The description.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,22 +20,44 @@ pub struct Question {
     pub cookies: Vec<(String, String)>,
 }
 
+/// What tokens are held against.
+pub struct Forcing<'a> {
+    /// The rollouts' names, by index.
+    pub rollouts: &'a [&'a str],
+    /// What signs tokens, if anything does.
+    pub secret: Option<&'a Secret>,
+    /// The present time.
+    pub now: Wall,
+}
+
 impl Question {
     /// Whether nothing is described.
     pub fn is_empty(&self) -> bool {
         self.unit.is_none() && self.headers.is_empty() && self.cookies.is_empty()
     }
 
-    /// The asker for rollouts that take their units from `sources`, with their `switches`; both by index.
+    /// The asker for rollouts that take their units from `sources`, with their `switches`; both by index. A token in its
+    /// header or cookie forces an arm; plain words do not, because nobody has sent them.
     pub fn asker<'s>(
         self,
+        forcing: &Forcing<'_>,
         sources: impl Iterator<Item = &'s [UnitSource]>,
         switches: impl IntoIterator<Item = Switches>,
     ) -> UnitAsker<'static> {
         let units: Vec<Option<String>> = sources.map(|sources| self.unit_from(sources)).collect();
-        let asker = self.unit.map(UnitAsker::of).unwrap_or_default().with_units(units).with_switches(switches);
+        let forced = self.forced(forcing);
+        let asker = self.unit.map(UnitAsker::of).unwrap_or_default().with_units(units);
+        let asker = asker.with_switches(switches).with_forced(forced);
         let asker = self.headers.into_iter().fold(asker, |asker, (name, value)| asker.with_header(&name, value));
         self.cookies.into_iter().fold(asker, |asker, (name, value)| asker.with_cookie(name, value))
+    }
+
+    fn forced(&self, Forcing { rollouts, secret, now }: &Forcing<'_>) -> Vec<(usize, Arm)> {
+        let Some(Secret(key)) = secret else { return Vec::new() };
+        let header = first(&self.headers, |given| given.eq_ignore_ascii_case(force::NAME));
+        let cookie = first(&self.cookies, |given| given == force::NAME);
+        let arms = header.into_iter().chain(cookie).flat_map(|value| force::arms(value, Some(key), false, *now));
+        arms.filter_map(|(name, arm)| Some((rollouts.iter().position(|rollout| *rollout == name)?, arm))).collect()
     }
 
     fn unit_from(&self, sources: &[UnitSource]) -> Option<String> {
@@ -68,12 +93,23 @@ mod tests {
             headers: vec![pair("X-User-Id", " "), pair("X-User-Id", " ann ")],
             cookies: vec![pair("Session", "no"), pair("session", "s1")],
         };
-        let asker = described.clone().asker(sources.iter().map(Vec::as_slice), []);
+        let nobody = Forcing { rollouts: &[], secret: None, now: Wall::default() };
+        let asker = described.clone().asker(&nobody, sources.iter().map(Vec::as_slice), []);
         let units: Vec<_> = (0..4).map(|rollout| asker.unit(rollout).map(String::from)).collect();
         assert_eq!(units, [Some("ann".to_owned()), Some("s1".to_owned()), None, None]);
 
+        let (now, key) = (Wall::from_millis(1_000), Secret(b"a secret of theirs"[..].into()));
+        let forcing = Forcing { rollouts: &["search", "chat"], secret: Some(&key), now };
+        let token = |until| force::sign(&key.0, "chat", Arm::Canary, Wall::from_millis(until));
+        for (until, arm) in [(9_000, Some(Arm::Canary)), (1_000, None)] {
+            let words = format!("search=canary, {}", token(until));
+            let headers = vec![pair("X-Weir-Force", &words)];
+            let asker = Question { headers, ..Question::default() }.asker(&forcing, [].into_iter(), []);
+            assert_eq!([0, 1].map(|rollout| asker.forced(rollout)), [None, arm]);
+        }
+
         let named = Question { unit: Some("bob".to_owned()), ..described };
-        let asker = named.asker(sources.iter().map(Vec::as_slice), []);
+        let asker = named.asker(&nobody, sources.iter().map(Vec::as_slice), []);
         assert_eq!(asker.unit(2).as_deref(), Some("bob"));
     }
 }

@@ -6,8 +6,9 @@ use super::console::Console;
 use super::files;
 use super::render::{self, Paint, Tone};
 use super::stop::{Outcome, Stop};
-use crate::admin::question::Question;
+use crate::admin::question::{Forcing, Question};
 use crate::admin::view::Explanation;
+use crate::clock::Clock;
 use crate::config::{self, Live};
 
 /// Asks and prints.
@@ -49,7 +50,12 @@ fn from_file(console: &mut Console, global: &Global, arguments: &Explain) -> Res
     let question =
         Question { unit: arguments.unit.clone(), headers: arguments.header.clone(), cookies: arguments.cookie.clone() };
     let sources = config.rollouts.iter().map(|rollout| rollout.units.as_slice());
-    let asker = question.asker(sources, files::switches(&config));
+    let forcing = Forcing {
+        rollouts: &files::rollout_names(&config),
+        secret: config.force.secret.as_ref(),
+        now: Clock::system().wall(),
+    };
+    let asker = question.asker(&forcing, sources, files::switches(&config));
     Explanation::of(&splits, index, &asker, 0).ok_or(Stop::No)
 }
 

@@ -28,10 +28,12 @@ pub fn answer(worker: &Worker, snapshot: &Snapshot, client: &Client, parts: &Par
     let asker = RequestAsker::new(worker, snapshot, parts, Present::of(&parts.headers), client, trusted);
     let query = parts.uri.query().unwrap_or_default();
     let named = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "unit").map(|(_, unit)| unit);
-    let body = render(snapshot, &Named { unit: named, request: asker }).to_string();
+    let asker = Named { unit: named, request: asker };
+    let body = render(snapshot, &asker).to_string();
     let mut response = Response::new(Body::fixed(Bytes::from(body)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    asker.request.keep_minted(response.headers_mut(), 0..snapshot.rollouts.len());
     Some(response)
 }
 

@@ -40,7 +40,7 @@ use crate::rollout::assign::{Decision, Reason, decide, is_diverted};
 use crate::rollout::outcome::{End, ErrorKind};
 use crate::snapshot::{AccessLog, ArmRoute, ArmTarget, FixedAnswer, ROLLOUTS_PER_ROUTE_MAX, Route, Snapshot};
 use arrayvec::ArrayVec;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SET_COOKIE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -206,7 +206,7 @@ impl Exchange<'_> {
         };
         let mut headers = answer.headers;
         expose(&mut headers, snapshot, route, &decisions);
-        self.keep_minted(&mut headers, &asker, route);
+        asker.keep_minted(&mut headers, route.rollouts.iter().map(|on| on.rollout));
         Ok(response(answer.status, headers, body))
     }
 
@@ -393,26 +393,12 @@ impl Exchange<'_> {
         }
         answer
     }
-
-    /// Sets the cookies that keep an id minted for this request.
-    fn keep_minted(&self, headers: &mut HeaderMap, asker: &RequestAsker<'_>, route: &Route) {
-        let Some((id, cookies)) = asker.minted(route.rollouts.iter().map(|on| on.rollout)) else { return };
-        let secure = if self.client.secure { "; Secure" } else { "" };
-        for name in cookies {
-            let cookie = format!("{name}={id}; Path=/; Max-Age={MINTED_SECONDS}; HttpOnly; SameSite=Lax{secure}");
-            if let Ok(value) = HeaderValue::try_from(cookie) {
-                headers.append(SET_COOKIE, value);
-            }
-        }
-    }
 }
 
 /// A request that no arm and no route leads anywhere with; nobody's failure.
 const NOWHERE: Miss = Miss { refusal: Refusal::NoEndpoint, end: End::Complete, unsent: None };
 /// Tells clients their arm.
 const ARM: HeaderName = HeaderName::from_static("x-weir-arm");
-/// How long a browser keeps a minted id: 400 days, the most that browsers allow (RFC 6265bis §5.5).
-const MINTED_SECONDS: u32 = 400 * 24 * 3600;
 
 /// Where a request goes.
 pub enum Target<'a> {

@@ -15,17 +15,16 @@ use crate::snapshot::{ROLLOUTS_PER_ROUTE_MAX, Secret, Snapshot, UnitSource};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// Header and cookie that carry forced-arm tokens.
-const FORCE: HeaderName = HeaderName::from_static("x-weir-force");
+const FORCE: HeaderName = HeaderName::from_static(force::NAME);
 
 /// One request, as a decision sees it.
 pub struct RequestAsker<'a> {
@@ -47,6 +46,8 @@ struct Own<'a> {
     is_address: bool,
 }
 
+/// How long a browser keeps a minted id: 400 days, the most that browsers allow (RFC 6265bis §5.5).
+const MINTED_SECONDS: u32 = 400 * 24 * 3600;
 /// Rollouts for which a request remembers its unit; more are rare on a route, and read it again.
 const FOUND_MAX: usize = 2;
 
@@ -93,18 +94,24 @@ impl<'a> RequestAsker<'a> {
         self.own_unit(rollout).map(|own| own.text)
     }
 
-    /// The id minted for this request, with the cookies that are to keep it: none unless a decision needed one.
-    pub fn minted(&self, rollouts: impl Iterator<Item = usize>) -> Option<(&str, Vec<Arc<str>>)> {
-        let id = self.minted.get()?;
+    /// Sets the cookies that keep the id minted for this request, if a decision of these rollouts needed one.
+    pub fn keep_minted(&self, headers: &mut HeaderMap, rollouts: impl Iterator<Item = usize>) {
+        let Some(id) = self.minted.get() else { return };
         let mut cookies = Vec::new();
         for index in rollouts {
             let Some(rollout) = self.snapshot.rollouts.get(index) else { continue };
             let Some(cookie) = &rollout.assign_cookie else { continue };
-            if self.own_unit(index).is_none() && !cookies.contains(cookie) {
-                cookies.push(Arc::clone(cookie));
+            if self.own_unit(index).is_none() && !cookies.contains(&cookie) {
+                cookies.push(cookie);
             }
         }
-        Some((id, cookies))
+        let secure = if self.client.secure { "; Secure" } else { "" };
+        for name in cookies {
+            let cookie = format!("{name}={id}; Path=/; Max-Age={MINTED_SECONDS}; HttpOnly; SameSite=Lax{secure}");
+            if let Ok(value) = HeaderValue::try_from(cookie) {
+                headers.append(SET_COOKIE, value);
+            }
+        }
     }
 
     /// The unit that the request itself brings for that rollout.
@@ -208,13 +215,8 @@ fn forced_arms(
     }
     let believed = trusted || snapshot.force.trusted.iter().any(|net| net.contains(&client.address));
     let now = worker.clock.wall();
-    for word in header.iter().chain(&cookie).flat_map(|value| value.split(',')).map(str::trim) {
-        let signed = secret.and_then(|Secret(key)| force::verify(key, word, now));
-        let named = signed.or_else(|| {
-            let (rollout, arm) = word.split_once('=').filter(|_| believed)?;
-            Some((rollout, Arm::from_name(arm)?))
-        });
-        let Some((name, arm)) = named else { continue };
+    let secret = secret.map(|Secret(key)| &**key);
+    for (name, arm) in header.iter().chain(&cookie).flat_map(|value| force::arms(value, secret, believed, now)) {
         let index = snapshot.splits.iter().position(|split| &*split.name == name);
         if let (Some(index), true) = (index, forced.len() < ROLLOUTS_PER_ROUTE_MAX) {
             forced.push((index, arm));
@@ -293,6 +295,7 @@ mod tests {
     use crate::snapshot::Published;
     use crate::tally::Registry;
     use std::path::Path;
+    use std::sync::Arc;
 
     /// The mark of a request from that peer under `unit = [units]`, and the unit that decides.
     fn asked(

@@ -373,6 +373,7 @@ pub struct UnitAsker<'a> {
     units: Vec<Option<String>>,
     headers: Vec<(String, Cow<'a, str>)>,
     cookies: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    forced: Vec<(usize, Arm)>,
     switches: Vec<Switches>,
 }
 
@@ -403,6 +404,13 @@ impl<'a> UnitAsker<'a> {
         self
     }
 
+    /// With the arms that are forced on it, each with the rollout's index.
+    #[must_use]
+    pub fn with_forced(mut self, forced: impl IntoIterator<Item = (usize, Arm)>) -> Self {
+        self.forced = forced.into_iter().collect();
+        self
+    }
+
     /// With the switches of all rollouts by index; those beyond the list have nothing switched.
     #[must_use]
     pub fn with_switches(mut self, switches: impl IntoIterator<Item = Switches>) -> Self {
@@ -425,8 +433,8 @@ impl Asker for UnitAsker<'_> {
         self.cookies.iter().find(|(sent, _)| sent == name).map(|(_, value)| Cow::Borrowed(&**value))
     }
 
-    fn forced(&self, _rollout: usize) -> Option<Arm> {
-        None
+    fn forced(&self, rollout: usize) -> Option<Arm> {
+        self.forced.iter().find(|(index, _)| *index == rollout).map(|(_, arm)| *arm)
     }
 
     fn switches(&self, rollout: usize) -> Switches {

@@ -10,6 +10,8 @@ use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+/// Header and cookie that force arms.
+pub const NAME: &str = "x-weir-force";
 /// The longest token that is looked at, in bytes: bounds what a stranger can make the data plane hash.
 pub const TOKEN_BYTES_MAX: usize = 512;
 
@@ -38,6 +40,23 @@ pub fn verify<'a>(secret: &[u8], token: &'a str, now: Wall) -> Option<(&'a str, 
     let (rollout, arm) = rest.rsplit_once('.')?;
     let expires_s: u64 = expires_s.parse().ok()?;
     (now.as_secs() < expires_s).then_some((rollout, Arm::from_name(arm)?))
+}
+
+/// The rollouts and arms that a header's or cookie's value forces: by tokens, and for who is `believed` by plain words
+/// (`chat=canary`); several with commas between them.
+pub fn arms<'a>(
+    value: &'a str,
+    secret: Option<&[u8]>,
+    believed: bool,
+    now: Wall,
+) -> impl Iterator<Item = (&'a str, Arm)> {
+    value.split(',').map(str::trim).filter_map(move |word| {
+        let signed = secret.and_then(|secret| verify(secret, word, now));
+        signed.or_else(|| {
+            let (rollout, arm) = word.split_once('=').filter(|_| believed)?;
+            Some((rollout, Arm::from_name(arm)?))
+        })
+    })
 }
 
 /// The only format so far; another one gets another word, so that old tokens are never misread.

@@ -203,6 +203,28 @@ async fn flags_can_be_published_on_a_listener() {
 }
 
 #[tokio::test]
+async fn a_visitor_without_a_unit_keeps_the_flags_that_it_was_told() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let config =
+        Config::split(&legacy, &new).listener("flags_path = \"/flags\"").rollout("assign_cookie = \"weir_id\"");
+    let weir = Weir::start(&config).await;
+    let mut client = RawClient::connect(weir.address).await;
+    let mut arms = [0; 2];
+    for _ in 0..20 {
+        let told = client.get("/flags", &[]).await;
+        let cookie = told.field("set-cookie").and_then(|cookie| cookie.split(';').next()).expect("an id").to_owned();
+        let again = client.get("/flags", &[("cookie", &cookie)]).await;
+        assert_eq!((again.json(), again.field("set-cookie")), (told.json(), None));
+        let arm = told.json()["flags"]["chat"]["arm"] == "canary";
+        arms[usize::from(arm)] += 1;
+        let served = client.get("/", &[("cookie", &cookie)]).await;
+        assert_eq!(served.field("x-origin"), Some(if arm { "new" } else { "legacy" }));
+    }
+    assert!(arms.iter().all(|of| *of > 0), "{arms:?}");
+    weir.stop().await;
+}
+
+#[tokio::test]
 async fn environment_variables_override_the_file() {
     let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
     let folder = folder();
