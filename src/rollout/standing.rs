@@ -275,7 +275,7 @@ impl<'a> Standing<'a> {
                     None => "its plan has not begun".into(),
                 })
             }
-            (None, _) => self.saved.progress.reason.clone(),
+            (None, _) => self.saved.progress.reason.clone().filter(|reason| !reason.is_empty()),
         }
     }
 

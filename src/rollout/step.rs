@@ -79,7 +79,8 @@ pub fn weight(standing: &Standing<'_>, weight: Weight, origin: Origin) -> Result
     // What a trigger has halved or paused goes on with the weight that a person gives it.
     let progress = Progress { state: State::Pending, share: None, reason: None, ..standing.saved.progress.clone() };
     let saved = SavedRollout { set: Some(set), held: false, progress, ..standing.saved.clone() };
-    Ok(standing_step(standing, saved, Kind::Weight, origin))
+    let kind = if standing.saved.progress.state == State::Paused { Kind::Resume } else { Kind::Weight };
+    Ok(standing_step(standing, saved, kind, origin))
 }
 
 /// An operator kills the rollout; never refused.

@@ -245,6 +245,25 @@ async fn a_pause_outlives_a_restart_and_resume_ends_it() {
 }
 
 #[tokio::test]
+async fn a_rollout_without_stages_is_running_and_a_weight_ends_its_pause() {
+    let (legacy, new) = (Origin::start("legacy").await, Origin::start("new").await);
+    let weir = Weir::start(&Config::split(&legacy, &new).weight("10%")).await;
+    assert_eq!(said(&weir, "resume chat").await, said(&weir, "resume chat").await, "nothing to resume is no error");
+    let approve = run(&weir, "approve chat").await;
+    assert!(approve.code == 1 && approve.err.contains("the rollout has no stages"), "{approve:?}");
+    said(&weir, "pause chat").await;
+    let paused = weir.view(CHAT).await;
+    assert_eq!([&paused["state"], &paused["state_reason"]], [&json!("paused"), &json!(null)], "no reason was given");
+    said(&weir, "weight chat 21% --reason onwards").await;
+    let trail = weir.view("/api/v1/events?since=0").await;
+    let kinds = trail["events"].as_array().expect("a list").iter().filter_map(|event| event["kind"].as_str());
+    assert_eq!(kinds.collect::<Vec<_>>(), ["pause", "resume"], "whoever was told of the pause is told of its end");
+    let rollout = weir.view(CHAT).await;
+    assert_eq!([&rollout["state"], &rollout["weight_ppm"]], [&json!("running"), &json!(210_000)]);
+    weir.stop().await;
+}
+
+#[tokio::test]
 async fn a_rollback_goes_as_far_as_asked_and_outlives_a_restart() {
     let (weir, _legacy, _new) = begun().await;
     said(&weir, "promote chat --full").await;
@@ -266,6 +285,7 @@ async fn a_rollback_goes_as_far_as_asked_and_outlives_a_restart() {
         let (verb, rest) = (words.next().unwrap_or_default(), words.collect::<Vec<_>>().join(" "));
         let ran = run(&weir, &format!("{verb} chat {rest}")).await;
         assert!(ran.code == 1 && ran.err.contains("the rollout is rolled back"), "{refused}: {ran:?}");
+        assert!(ran.err.contains("until it is revived"), "{refused}: {ran:?}");
     }
     let revived = said(&weir, "revive chat").await;
     assert!(revived.starts_with("chat: stage most ") && revived.contains(" at 90%; "), "{revived}");

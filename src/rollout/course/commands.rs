@@ -93,6 +93,8 @@ impl Course {
     fn resume(&self, ground: &Ground<'_>, why: String) -> Result<Option<Turn>, Denied> {
         match ground.progress.state {
             State::Running | State::WaitingApproval => Ok(None),
+            // Without stages it is running.
+            State::Pending if ground.stages.list.is_empty() && ground.serves() => Ok(None),
             // It was under way when it had no stages: now it begins the first one.
             State::Paused if ground.stage().is_none() && !ground.stages.list.is_empty() => {
                 self.start(ground, 0, false, why).map(Some)
@@ -214,10 +216,14 @@ fn rollback(back: Back, ground: &Ground<'_>, why: String) -> Result<Turn, Denied
 }
 
 fn approve(ground: &Ground<'_>, why: String) -> Result<Option<Turn>, Denied> {
-    let Some((_, stage)) = ground.stage().filter(|_| ground.serves()) else {
+    if ground.stages.list.is_empty() {
+        return Err(Denied("the rollout has no stages: nothing waits for approval".into()));
+    }
+    let serves = ground.serves() && ground.progress.state != State::Completed;
+    let Some((_, stage)) = ground.stage().filter(|_| serves) else {
         return Err(not_while(ground.progress.state, "nothing waits for approval"));
     };
-    if !stage.approval || ground.progress.state == State::Completed {
+    if !stage.approval {
         return Err(Denied(format!("stage `{}` asks for no approval", stage.name)));
     }
     if ground.progress.approved {
