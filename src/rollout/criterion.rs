@@ -461,12 +461,14 @@ impl Criterion {
         samples
     }
 
-    fn own_sample(&self) -> Sample<'_> {
+    /// What its left side reads.
+    pub fn own_sample(&self) -> Sample<'_> {
         let Quantity { arm, metric, filter } = &self.quantity;
         Sample { origin: &Origin::Live, arm: *arm, metric, filter: filter.as_ref() }
     }
 
-    fn sample_of<'a>(&'a self, reference: &'a Reference) -> Sample<'a> {
+    /// What a reference in its limit reads.
+    pub fn sample_of<'a>(&'a self, reference: &'a Reference) -> Sample<'a> {
         let arm = reference.arm.unwrap_or(match reference.origin {
             Origin::Live | Origin::Baseline => Arm::Stable,
             Origin::Stage(_) => self.quantity.arm,

@@ -109,6 +109,23 @@ fn a_gate_that_needs_somebody_on_the_canary_is_reported_where_nobody_is() {
 }
 
 #[test]
+fn a_gate_that_compares_a_value_with_itself_is_reported_where_it_can_never_pass() {
+    let never = |gate: &str, at: usize, why: &str| {
+        let problem = format!("20:{at} rollouts.chat.stages[1].gates[0]: {why}: the gate can never pass");
+        check_gates(["", &format!("\"{gate}\""), ""], &[&problem]);
+    };
+    never("p95 < canary", 17, "`p95` is compared with itself");
+    never("p95 < 1.0 * canary.p95", 17, "`p95` is compared with itself");
+    never("p95 > 1.5 * canary + 1ms", 17, "`p95` is compared with itself");
+    never("error_rate < stable * 0", 24, "`error_rate` is never below 0");
+    never("p95 < stable - stable", 17, "`p95` is never below 0");
+    for gate in ["p95 <= canary", "p95 < 2 * canary", "p95 < canary + 1ms", "p95 < stable", "p95 < 2 * stable - canary"]
+    {
+        check_gates(["", &format!("\"{gate}\""), ""], &[]);
+    }
+}
+
+#[test]
 fn what_is_never_counted_is_reported_too() {
     let gates = |gates: &[&str]| gates.iter().map(|gate| format!("\"{gate}\"")).collect::<Vec<_>>().join(", ");
     check_gates(

@@ -41,7 +41,11 @@ pub fn parse(text: &str) -> Result<Criterion, CriterionError> {
     let (limit, dimension) = parser.expression(&quantity)?;
     let end = parser.skip();
     if end < text.len() {
-        return Err(parser.error(end, "the criterion should end here, or go on with `+`, `-` or `*`"));
+        let word = parser.rest().split(|c: char| !c.is_ascii_alphabetic() && c != '%').next().unwrap_or_default();
+        return Err(match UNITS.iter().any(|(unit, _, _)| *unit == word) {
+            true => parser.error(end, "a unit stands right behind its number: `20ms`, `0.5%`"),
+            false => parser.error(end, "the criterion should end here, or go on with `+`, `-` or `*`"),
+        });
     }
     let wanted = quantity.metric.dimension();
     if !agree(wanted, dimension) {

@@ -99,6 +99,8 @@ fn mistakes_are_shown_at_their_place() {
         ("error_rate >", "", "expected a number, `stable`, `canary`, `baseline` or `stage(NAME)`, but the text ends"),
         ("error_rate > 5% and p95 > 2s", "and", "the criterion should end here"),
         ("p95 > 5 hours", "hours", "the criterion should end here"),
+        ("p95 > 5 ms", "ms", "a unit stands right behind its number"),
+        ("error_rate > 0.5 %", "%", "a unit stands right behind its number"),
         ("p95 > 5msec", "msec", "there is no unit `msec`"),
         ("p95{publish > 5ms", ">", "expected `}`"),
         ("signal > 5%", "", "expected `.` and the name of a signal"),

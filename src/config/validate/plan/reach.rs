@@ -60,20 +60,84 @@ pub fn seldom_known(criterion: &Criterion, around: &Around<'_>) -> Option<(&'sta
 
 /// Why a criterion can never hold, whatever is measured; none if it can.
 pub fn never_true(criterion: &Criterion, around: &Around<'_>) -> Option<String> {
-    let limit = constant(&criterion.limit)?;
     let metric = &criterion.quantity.metric;
     let (least, most) = bounds(metric, around)?;
+    let Linear { terms, rest: limit } = Linear::of(&criterion.limit, criterion)?;
+    let times = match terms.as_slice() {
+        [] => 0.0,
+        [(sample, times)] if *sample == criterion.own_sample() => *times,
+        _ => return None,
+    };
+    // What the value is beyond its limit, at both ends of what it can be.
+    let beyond = |value: f64| if times == 1.0 { -limit } else { value * (1.0 - times) - limit };
+    let (low, high) = (beyond(least).min(beyond(most)), beyond(least).max(beyond(most)));
     let possible = match criterion.comparison {
-        Comparison::Below => limit > least,
-        Comparison::AtMost => limit >= least,
-        Comparison::Above => limit < most,
-        Comparison::AtLeast => limit <= most,
+        Comparison::Below => low < 0.0,
+        Comparison::AtMost => low <= 0.0,
+        Comparison::Above => high > 0.0,
+        Comparison::AtLeast => high >= 0.0,
     };
     (!possible).then(|| match criterion.comparison {
+        _ if !terms.is_empty() => format!("`{metric}` is compared with itself"),
         _ if least == most => format!("`{metric}` is {}% in a stage of weight 0%", most * 100.0),
         Comparison::Below | Comparison::AtMost => format!("`{metric}` is never below 0"),
         Comparison::Above | Comparison::AtLeast => format!("`{metric}` is never above 100%"),
     })
+}
+
+/// An expression as a sum: what is measured, each so many times, and a number.
+struct Linear<'a> {
+    terms: Vec<(Sample<'a>, f64)>,
+    rest: f64,
+}
+
+impl<'a> Linear<'a> {
+    /// None if something that is measured is multiplied with something else that is.
+    fn of(expression: &'a Expression, criterion: &'a Criterion) -> Option<Linear<'a>> {
+        let both = |left, right| Some((Linear::of(left, criterion)?, Linear::of(right, criterion)?));
+        Some(match expression {
+            Expression::Number(number) => Linear { terms: Vec::new(), rest: number.value() },
+            Expression::Reference(reference) => {
+                Linear { terms: vec![(criterion.sample_of(reference), 1.0)], rest: 0.0 }
+            }
+            Expression::Sum(left, right) => {
+                let (left, right) = both(left, right)?;
+                left.plus(right)
+            }
+            Expression::Difference(left, right) => {
+                let (left, right) = both(left, right)?;
+                left.plus(right.times(-1.0))
+            }
+            Expression::Product(left, right) => match both(left, right)? {
+                (Linear { terms, rest }, other) | (other, Linear { terms, rest }) if terms.is_empty() => {
+                    other.times(rest)
+                }
+                _ => return None,
+            },
+        })
+    }
+
+    fn plus(mut self, other: Self) -> Self {
+        for (sample, times) in other.terms {
+            match self.terms.iter_mut().find(|(known, _)| *known == sample) {
+                Some((_, known)) => *known += times,
+                None => self.terms.push((sample, times)),
+            }
+        }
+        self.rest += other.rest;
+        self.without_nothing()
+    }
+
+    fn times(mut self, factor: f64) -> Self {
+        self.terms.iter_mut().for_each(|(_, times)| *times *= factor);
+        self.rest *= factor;
+        self.without_nothing()
+    }
+
+    fn without_nothing(mut self) -> Self {
+        self.terms.retain(|(_, times)| *times != 0.0);
+        self
+    }
 }
 
 /// The routes by name, with the rollouts that apply there; none where every rollout there is does.
@@ -215,15 +279,4 @@ fn has_vitals(listener: &Spot<raw::Listener>) -> bool {
 fn responds(raw: &raw::Rollout, arm: Arm) -> bool {
     let arm = if arm == Arm::Stable { &raw.stable } else { &raw.canary };
     arm.as_ref().is_some_and(|arm| arm.value.respond.is_some())
-}
-
-/// The value of an expression of numbers alone.
-fn constant(expression: &Expression) -> Option<f64> {
-    Some(match expression {
-        Expression::Number(number) => number.value(),
-        Expression::Reference(_) => return None,
-        Expression::Sum(left, right) => constant(left)? + constant(right)?,
-        Expression::Difference(left, right) => constant(left)? - constant(right)?,
-        Expression::Product(left, right) => constant(left)? * constant(right)?,
-    })
 }
