@@ -34,7 +34,9 @@ impl Site {
     }
 
     fn write(&self, config: &str) {
-        fs::write(self.path("weir.toml"), config).unwrap();
+        // At once: the watch may be about to read it.
+        fs::write(self.path("weir.toml.new"), config).unwrap();
+        fs::rename(self.path("weir.toml.new"), self.path("weir.toml")).unwrap();
     }
 
     fn start(&mut self) {
