@@ -39,6 +39,7 @@ use args::{Cli, Colour, Output, Verb};
 use clap::{CommandFactory, Parser};
 use console::Console;
 use render::Tone;
+use serde_json::json;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -162,10 +163,15 @@ fn usage(console: &mut Console, error: &clap::Error) -> u8 {
     }
 }
 
-/// Tells the person why it stopped, and a program what weir answered.
+/// Tells the person why it stopped, and a program what weir answered, or in the same form what else is wrong.
 fn report(console: &mut Console, cli: &Cli, stop: &Stop) -> u8 {
-    if let (Output::Json, Stop::Refused { body, .. } | Stop::BadConfig { body, .. }) = (cli.global.output, stop) {
-        let _ = writeln!(console.out, "{}", body.trim_end());
+    let told = match stop {
+        Stop::Refused { body, .. } | Stop::BadConfig { body, .. } => Some(body.trim_end().to_owned()),
+        Stop::Usage(_) | Stop::Unreachable { .. } => Some(json!({ "error": stop.to_string() }).to_string()),
+        Stop::No | Stop::Problems | Stop::Output(_) => None,
+    };
+    if let (Output::Json, Some(told)) = (cli.global.output, told) {
+        let _ = writeln!(console.out, "{told}");
     }
     // A second failure to write has nobody left to hear of it.
     let _ = console.out.flush();

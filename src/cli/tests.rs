@@ -179,6 +179,9 @@ fn nobody_there_or_somebody_else_is_exit_code_3() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let ran = weir(&format!("kill chat --admin {gone}"));
     assert!(ran.code == 3 && ran.err.contains("--admin"), "{ran:?}");
+    let ran = weir(&format!("kill chat --admin {gone} -o json"));
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(told["error"].as_str().is_some_and(|error| error.contains("cannot reach")), "{ran:?}");
 }
 
 #[test]
