@@ -34,9 +34,13 @@ impl Site {
     }
 
     fn write(&self, config: &str) {
-        // At once: the watch may be about to read it.
-        fs::write(self.path("weir.toml.new"), config).unwrap();
-        fs::rename(self.path("weir.toml.new"), self.path("weir.toml")).unwrap();
+        self.write_file("weir.toml", config);
+    }
+
+    /// At once: the watch may be about to read it.
+    fn write_file(&self, name: &str, text: &str) {
+        fs::write(self.path("draft"), text).unwrap();
+        fs::rename(self.path("draft"), self.path(name)).unwrap();
     }
 
     fn start(&mut self) {
@@ -219,8 +223,7 @@ async fn a_file_that_changes_is_read_and_a_bad_one_is_reported_until_it_is_mende
     assert_eq!(site.weight(), 100_000);
     fs::remove_file(site.path("weir.toml")).unwrap();
     eventually("the missing file", async || !site.details().await[0].contains("weir.toml:1:")).await;
-    fs::write(site.path("draft"), config("20%", "")).unwrap();
-    fs::rename(site.path("draft"), site.path("weir.toml")).unwrap();
+    site.write(&config("20%", ""));
     eventually("the mended file", async || site.weight() == 200_000).await;
     assert_eq!(site.details().await, [""; 0]);
     assert_eq!(site.kinds().await, ["reload_failed", "reload_failed", "weight", "reload"]);
@@ -231,10 +234,10 @@ async fn a_file_that_a_config_needs_may_come_after_it() {
     let site = Site::new(&config("0%", ""));
     site.write(&config("0%", "[rollouts.chat.cohorts.internal]\nusers_file = \"users.txt\""));
     eventually("the problem", async || !site.details().await.is_empty()).await;
-    fs::write(site.path("users.txt"), "eng-1\neng-2\n").unwrap();
+    site.write_file("users.txt", "eng-1\neng-2\n");
     eventually("the cohort", async || site.chat().await.cohorts.iter().any(|cohort| cohort.units == 2)).await;
     assert_eq!(site.kinds().await, ["reload_failed", "reload"], "what is tried again is not told again");
-    fs::write(site.path("users.txt"), "eng-1\neng-2\neng-3\n").unwrap();
+    site.write_file("users.txt", "eng-1\neng-2\neng-3\n");
     eventually("the longer file", async || site.chat().await.cohorts[0].units == 3).await;
 }
 
@@ -461,7 +464,9 @@ async fn a_request_that_began_under_a_breaker_opens_nothing_once_that_is_switche
     let latch = &before.rollouts[0].latch;
     eventually("the way back", async || latch.read().state() == breaker::State::Closed).await;
     assert_eq!(breaker_state(&site).await, None);
-    assert_eq!(site.kinds().await, ["reload"]);
+    // The watch may have seen the file too.
+    let kinds = site.kinds().await;
+    assert!(kinds.iter().all(|kind| *kind == "reload"), "{kinds:?}");
 }
 
 #[tokio::test]
