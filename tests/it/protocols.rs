@@ -49,14 +49,20 @@ async fn each_side_speaks_its_own_protocol() {
     }
 }
 
-#[tokio::test]
-async fn a_listener_terminates_tls_and_chooses_the_protocol_by_alpn() {
-    let origin = Origin::start("new").await;
+/// A weir whose listener speaks TLS, with its certificate.
+async fn over_tls(origin: &Origin) -> (Certificate, Weir) {
     let certificate = Certificate::new();
     let folder = folder();
     certificate.write(folder.path());
-    let config = Config::split(&origin, &origin).listener("tls = { cert = \"cert.pem\", key = \"key.pem\" }");
+    let config = Config::split(origin, origin).listener("tls = { cert = \"cert.pem\", key = \"key.pem\" }");
     let weir = Weir::start_in(folder, &config).await;
+    (certificate, weir)
+}
+
+#[tokio::test]
+async fn a_listener_terminates_tls_and_chooses_the_protocol_by_alpn() {
+    let origin = Origin::start("new").await;
+    let (certificate, weir) = over_tls(&origin).await;
     for (offered, chosen) in [(vec!["h2", "http/1.1"], "h2"), (vec!["http/1.1"], "http/1.1"), (vec![], "")] {
         let stream = certificate.connect(weir.address, &offered).await;
         assert_eq!(protocol(&stream), chosen, "offered {offered:?}");
@@ -72,11 +78,7 @@ async fn a_listener_terminates_tls_and_chooses_the_protocol_by_alpn() {
 #[tokio::test]
 async fn a_tls_client_that_takes_its_leave_is_bidden_farewell_and_one_that_is_cut_off_is_told_nothing() {
     let origin = Origin::start("new").await;
-    let certificate = Certificate::new();
-    let folder = folder();
-    certificate.write(folder.path());
-    let config = Config::split(&origin, &origin).listener("tls = { cert = \"cert.pem\", key = \"key.pem\" }");
-    let weir = Weir::start_in(folder, &config).await;
+    let (certificate, weir) = over_tls(&origin).await;
     let mut rest = Vec::new();
 
     let mut polite = answered(&certificate, weir.address).await;
